@@ -1,0 +1,1 @@
+"""The network of DeepSeek-OCR, in plain PyTorch."""

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: records, the resumable store, joined documents."""

@@ -1,0 +1,1 @@
+"""Finding documents and turning their pages into pixels."""

@@ -1,0 +1,113 @@
+"""Everything a run can be told, as one frozen value made once at the edge."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from docr.errors import UsageError
+
+Task = Literal["markdown", "ocr", "image", "figure", "describe", "locate"]
+ModeName = Literal["tiny", "small", "base", "large", "gundam", "gundam-m"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+DTYPE_ALIASES: dict[str, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one run.
+
+    Attributes:
+        model: a name of the catalogue or a folder; None: the one chosen by `docr models use`.
+        revision: of a named model; None: the pinned one.
+        engine: "MODULE:NAME" of an engine factory instead of the model (tests).
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        gpus: how many devices (ranks) to use; None: all there are for "auto" and "cuda".
+        batch_size: most pages decoded at once; None: as memory allows.
+        mode, max_tiles: how much of the page the model sees; max_tiles is for the tiled modes.
+        task, query, prompt: what it is asked; `prompt` overrides `task`; `query` is for "locate".
+        no_repeat_ngram, ngram_window: the n-gram rule over generated ids; 0 switches it off.
+        max_tokens: most tokens generated a page; None: what the context leaves.
+        loop_stop: stop a page that repeats itself.
+        header_footer: keep page furniture (headers, footers, page numbers) in the Markdown.
+        pages: "1-3,7,10-", 1-based; None: all.
+        include, exclude: glob patterns on the path below its root.
+        password: for encrypted documents.
+        dpi: rendering resolution; None: what the mode needs.
+        page_timeout: seconds a page may take to render.
+        render_workers: rendering processes; None: from the number of cores.
+        overwrite, retry_failed, fail_fast, max_failures, strict: see `docr convert --help`.
+        keep_tokens: write all generated ids into the record.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    engine: str | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    gpus: int | None = None
+    batch_size: int | None = None
+    mode: ModeName = "gundam"
+    max_tiles: int = 9
+    task: Task = "markdown"
+    query: str | None = None
+    prompt: str | None = None
+    no_repeat_ngram: int = 30
+    ngram_window: int = 90
+    max_tokens: int | None = None
+    loop_stop: bool = True
+    header_footer: bool = True
+    pages: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    password: str | None = None
+    dpi: float | None = None
+    page_timeout: float = 30.0
+    render_workers: int | None = None
+    overwrite: bool = False
+    retry_failed: bool = False
+    fail_fast: bool = False
+    max_failures: int | None = None
+    strict: bool = False
+    keep_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.max_tiles <= 9:
+            raise UsageError(f"--max-tiles is 2 to 9, not {self.max_tiles}")
+        if self.task == "locate" and not self.query and self.prompt is None:
+            raise UsageError("--task locate needs --query TEXT: what to look for")
+        if self.query and self.task != "locate":
+            raise UsageError("--query is for --task locate only")
+        for name in ("gpus", "batch_size", "max_tokens", "render_workers", "max_failures"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is 1 or more, not {value}")
+        for name in ("no_repeat_ngram", "ngram_window"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name.replace('_', '-')} is 0 (off) or more")
+        if self.page_timeout <= 0:
+            raise UsageError(f"--page-timeout is a time in seconds, not {self.page_timeout:g}")
+        if self.dpi is not None and not 18 <= self.dpi <= 1200:
+            raise UsageError(f"--dpi is 18 to 1200, not {self.dpi:g}")
+
+    def text_settings(self) -> dict[str, str | int | float | bool | None]:
+        """The settings that change the text; batch size, device, ranks and verbosity do not."""
+        return {name: getattr(self, name) for name in TEXT_SETTINGS}
+
+
+TEXT_SETTINGS = (
+    "mode",
+    "max_tiles",
+    "task",
+    "query",
+    "prompt",
+    "no_repeat_ngram",
+    "ngram_window",
+    "max_tokens",
+    "loop_stop",
+    "header_footer",
+    "dpi",
+)
+"""Together with the model, its revision and dtype these make up a record's fingerprint."""
+
+assert set(TEXT_SETTINGS) <= {field.name for field in dataclasses.fields(Settings)}
