@@ -1,0 +1,281 @@
+"""`docr doctor`: whether this machine can do the work, and what is missing."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from docr import __version__
+from docr.cli.messages import emit, printable
+from docr.errors import DocrError, ModelError
+
+_PACKAGES = (
+    "torch",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "huggingface_hub",
+    "pymupdf",
+    "pypdfium2",
+    "pillow",
+    "numpy",
+    "pydantic",
+    "typer",
+)
+_OPTIONAL = {"pypdfium2": "pip install 'docr-cli[pdfium]' for files that MuPDF cannot open"}
+
+# DeepSeek-OCR: parameters (its safetensors index), and 12 layers of keys and values of 1280 each.
+_PARAMETERS = 3_336_106_240
+_CACHE_VALUES_PER_TOKEN = 12 * 2 * 1280
+_TEXT_TOKENS = 1500  # of a full page; for estimates only
+_WORKING_BYTES = 2_000_000_000  # activations of a batch of views; roughly
+_MIN_OPEN_FILES = 512
+
+# One page, 200 x 100 points, "docr" in Helvetica: no file of ours is needed.
+_TEST_PAGE = b"""%PDF-1.4
+1 0 obj <</Type/Catalog/Pages 2 0 R>> endobj
+2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj
+3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 200 100]/Contents 4 0 R
+/Resources<</Font<</F 5 0 R>>>>>> endobj
+4 0 obj <</Length 39>> stream
+BT /F 36 Tf 60 40 Td (docr test) Tj ET
+endstream endobj
+5 0 obj <</Type/Font/Subtype/Type1/BaseFont/Helvetica>> endobj
+trailer <</Root 1 0 R/Size 6>>
+%%EOF
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, how it is, and what to do about it."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def doctor(
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Do not load the model for the test page.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check versions, devices, memory, weights and limits, and try a page.
+
+    Exits 7 where a run could not work.
+    """
+    checks = []
+    for check in _examine(no_model=no_model):
+        checks.append(check)
+        if not as_json:
+            emit(f"{check.state:<4}  {check.name}: {printable(check.detail)}\n")
+    failed = any(check.state == "fail" for check in checks)
+    if as_json:
+        content = {"ok": not failed, "checks": [asdict(check) for check in checks]}
+        emit(json.dumps(content, indent=2) + "\n")
+    raise typer.Exit(ModelError.exit_code if failed else 0)
+
+
+def _examine(*, no_model: bool) -> Iterator[Check]:
+    yield _system()
+    yield from _packages()
+    yield from _devices()
+    weights = _weights()
+    yield weights
+    yield _hub()
+    yield from _room()
+    yield from _limits()
+    yield _rendering()
+    if weights.state == "ok" and not no_model:
+        yield _recognition()
+
+
+def _system() -> Check:
+    detail = f"docr {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    return Check("system", "ok", f"{detail}, {os.cpu_count()} cores")
+
+
+def _packages() -> Iterator[Check]:
+    versions = []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            if name in _OPTIONAL:
+                yield Check("packages", "warn", f"no {name}: {_OPTIONAL[name]}")
+            else:
+                yield Check("packages", "fail", f"no {name}: pip install --upgrade docr-cli")
+    yield Check("packages", "ok", ", ".join(versions))
+
+
+def _devices() -> Iterator[Check]:
+    """The devices, and what fits the best of them."""
+    from docr.engine.device import free_bytes, resolve_device, resolve_dtype
+
+    names = _nvidia_names()
+    try:
+        best = resolve_device("auto")
+    except DocrError as error:
+        yield Check("devices", "fail", str(error))
+        return
+    found = [best]
+    while best.type == "cuda":
+        try:
+            device = resolve_device(f"cuda:{len(found)}")
+        except DocrError:
+            break
+        found.append(device)
+    if best.type == "cuda":
+        found = [resolve_device(f"cuda:{index}") for index in range(len(found))]
+    for index, device in enumerate(found):
+        name = names[index] if device.type == "cuda" and index < len(names) else ""
+        dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
+        free = free_bytes(device)
+        yield Check("device", "ok", f"{device} {name}, {free / 1e9:.1f} GB free, {dtype}")
+    value_bytes = resolve_dtype("auto", best).itemsize
+    yield _what_fits(free_bytes(best), value_bytes)
+
+
+def _nvidia_names() -> list[str]:
+    """Names and driver of NVIDIA's devices, where its tool is installed."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.replace(", ", ", driver ") for line in result.stdout.splitlines()]
+
+
+def _what_fits(free: int, value_bytes: int) -> Check:
+    """Estimate how many pages of each mode fit beside the weights of DeepSeek-OCR."""
+    from docr.modes.mode import MODES
+
+    left = free - _PARAMETERS * value_bytes - _WORKING_BYTES
+    if left <= 0:
+        needed = (_PARAMETERS * value_bytes + _WORKING_BYTES) / 1e9
+        return Check("memory", "fail", f"DeepSeek-OCR needs about {needed:.0f} GB of it")
+    pages = {}
+    for name, mode in MODES.items():
+        grid = (1, 1) if mode.tile_px is None else (1, mode.max_tiles)
+        tokens = mode.num_vision_tokens(grid) + _TEXT_TOKENS
+        pages[name] = left // (tokens * _CACHE_VALUES_PER_TOKEN * value_bytes)
+    text = ", ".join(f"{name} {count}" for name, count in pages.items())
+    return Check("memory", "ok", f"room for about so many full pages at once: {text}")
+
+
+def _weights() -> Check:
+    from docr.models.choice import chosen_model
+    from docr.models.files import resolve
+
+    try:
+        model = resolve(chosen_model())
+    except DocrError as error:
+        return Check("weights", "fail", str(error))
+    return Check("weights", "ok", f"{model.name} at {model.revision} in {model.directory}")
+
+
+def _hub() -> Check:
+    from huggingface_hub import constants
+
+    state = "offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "online"
+    return Check("hub", "ok", f"{constants.ENDPOINT}, {state}, cache {constants.HF_HUB_CACHE}")
+
+
+def _room() -> Iterator[Check]:
+    for name, path in (("here", Path.cwd()), ("temporary files", Path(tempfile.gettempdir()))):
+        free = shutil.disk_usage(path).free
+        state: Literal["ok", "warn"] = "ok" if free > 1e9 else "warn"
+        yield Check("disk", state, f"{name} ({path}): {free / 1e9:.1f} GB free")
+
+
+def _limits() -> Iterator[Check]:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < _MIN_OPEN_FILES:
+        yield Check("limits", "warn", f"only {files} open files; try: ulimit -n 4096")
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:
+        yield Check(
+            "limits", "warn", f"address space is limited to {space / 1e9:.0f} GB (ulimit -v)"
+        )
+    yield Check("limits", "ok", f"{files} open files")
+
+
+def _rendering() -> Check:
+    """Render the test page in a child, as a run does."""
+    from docr.pdf.cage import RenderTask
+    from docr.pipeline import open_cage
+    from docr.settings import Settings
+    from docr.types import PageFailure, SourceFile
+
+    with tempfile.TemporaryDirectory(prefix="docr-") as folder:
+        path = Path(folder) / "test.pdf"
+        path.write_bytes(_TEST_PAGE)
+        source = SourceFile(path, path.parent, path.name, named=True)
+        try:
+            with open_cage(Settings(mode="tiny"), workers=1) as cage:
+                cage.submit(RenderTask(source, (0,)))
+                pages = []
+                while not pages:
+                    pages = cage.poll(1.0, limit=1)
+        except DocrError as error:
+            return Check("rendering", "fail", str(error))
+    page = pages[0]
+    if isinstance(page, PageFailure):
+        return Check("rendering", "fail", f"{page.code}: {page.message}")
+    return Check("rendering", "ok", f"{page.image.rendered_by}, a page in {page.seconds:.2f} s")
+
+
+def _recognition() -> Check:
+    """Recognise the test page with the chosen model."""
+    import docr.api
+    from docr.api import JobRequest
+    from docr.events import Event, PageFinished
+    from docr.job import Stop
+    from docr.settings import Settings
+
+    pages: list[PageFinished] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, PageFinished):
+            pages.append(event)
+
+    with tempfile.TemporaryDirectory(prefix="docr-") as folder:
+        path = Path(folder) / "test.pdf"
+        path.write_bytes(_TEST_PAGE)
+        request = JobRequest(
+            inputs=(str(path),),
+            settings=Settings(mode="tiny", task="ocr", max_tokens=32, gpus=1),
+            out=None,
+            files_from=None,
+            files_from_nul=False,
+        )
+        try:
+            docr.api.run(request, observer=observe, stop=Stop())
+        except DocrError as error:
+            return Check("recognition", "fail", str(error))
+    text = pages[0].result.markdown if pages and pages[0].result is not None else None
+    seconds = pages[0].seconds if pages else 0.0
+    read = text is not None and "docr" in text.lower()
+    return Check(
+        "recognition",
+        "ok" if read else "warn",
+        f'"docr test" was read as {text!r} in {seconds:.1f} s',
+    )

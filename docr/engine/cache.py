@@ -1,0 +1,150 @@
+"""The KV cache: one preallocated block of memory, cut into rows, one a running page.
+
+Shapes: B pages, T tokens of this call, K tokens to attend to, H heads, hd head dim, R rows,
+L row length in tokens.
+"""
+
+from collections.abc import Sequence as List
+
+import torch
+from torch import Tensor
+
+from docr.engine.sequence import Sequence
+
+
+def bytes_per_token(*, layers: int, heads: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Memory that one token of one page takes in the cache."""
+    return 2 * layers * heads * head_dim * dtype.itemsize
+
+
+class KVCache:
+    """Keys and values of all running pages.
+
+    Each layer's keys, and its values, are a flat tensor seen as [R,H,L,hd]. Rows of running pages
+    come first and without gaps, so that a decoding step reads a plain view of the first B rows
+    and nothing is gathered or copied. Another row length is another view of the same memory.
+
+    Args:
+        tokens: of all pages together.
+        longest_row: most tokens a page can have.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        tokens: int,
+        longest_row: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.tokens = tokens
+        self._heads, self._head_dim = heads, head_dim
+        # Zeros, not empty: what lies behind a page's end is masked, but 0 x NaN would be NaN.
+        self._memory = [
+            torch.zeros(tokens * heads * head_dim, device=device, dtype=dtype)
+            for _ in range(2 * layers)
+        ]
+        # Allocated now: memory running out while rows are half moved would ruin their pages.
+        self._one_row = torch.empty(
+            min(longest_row, tokens) * heads * head_dim, device=device, dtype=dtype
+        )
+        self._rows = self._views(tokens)
+        self._pages: list[Sequence] = []
+
+    def arrange(self, running: List[Sequence], row_length: int) -> None:
+        """Give page i of `running` row i, of this length, keeping what rows of known pages hold.
+
+        A known page's new row must not lie behind its old one, and new pages come last; removing
+        pages by putting the last one in their place keeps to that.
+        """
+        for row, page in enumerate(running):
+            if page in self._pages[row + 1 :]:
+                self._move(self._pages.index(page), row, page.length - 1)
+        if row_length != self.row_length:
+            self._cut(row_length, [page.length - 1 for page in running if page in self._pages])
+        self._pages = list(running)
+
+    @property
+    def row_length(self) -> int:
+        """Tokens that a row has room for."""
+        return self._rows[0].shape[2]
+
+    def prefilling(self, pages: List[Sequence]) -> "Prefilling":
+        """The cache as a prefill of these pages sees it; they may stand in any rows."""
+        return Prefilling(self._rows, [self._pages.index(page) for page in pages])
+
+    def decoding(self, pages: List[Sequence]) -> "Decoding":
+        """The cache as one decoding step of all running pages sees it."""
+        assert len(pages) == len(self._pages), (len(pages), len(self._pages))
+        return Decoding(self._rows, [page.length - 1 for page in pages])
+
+    def clear(self, page: Sequence) -> None:
+        """Overwrite a page's row: after numbers that are not finite, which no mask can hide."""
+        row = self._pages.index(page)
+        for rows in self._rows:
+            rows[row].zero_()
+
+    def _views(self, row_length: int) -> list[Tensor]:
+        count = self.tokens // row_length
+        size = count * row_length * self._heads * self._head_dim
+        shape = (count, self._heads, row_length, self._head_dim)
+        return [memory[:size].view(shape) for memory in self._memory]
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        for rows in self._rows:
+            rows[target, :, :length] = rows[source, :, :length]
+
+    def _cut(self, row_length: int, lengths: list[int]) -> None:
+        """Cut the memory into rows of another length; row i keeps its first lengths[i] tokens."""
+        old, new = self._rows, self._views(row_length)
+        # Growing rows reach into later ones, shrinking rows into earlier ones.
+        order = list(enumerate(lengths))
+        if row_length > self.row_length:
+            order.reverse()
+        for before, after in zip(old, new, strict=True):
+            for row, length in order:
+                kept = self._one_row[: self._heads * length * self._head_dim]
+                kept = kept.view(self._heads, length, self._head_dim)
+                kept.copy_(before[row, :, :length])
+                after[row, :, :length] = kept
+        self._rows = new
+
+
+class Prefilling:
+    """Takes in whole prompts, padded at the end; implements model.decoder.KVCache."""
+
+    def __init__(self, rows: list[Tensor], places: list[int]) -> None:
+        self._rows = rows
+        self._places = torch.tensor(places, device=rows[0].device)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store k, v [B,H,T,hd]; attention stays within this call."""
+        T = k.shape[2]
+        self._rows[2 * layer][self._places, :, :T] = k
+        self._rows[2 * layer + 1][self._places, :, :T] = v
+        return k, v, None
+
+
+class Decoding:
+    """Takes in one token a page, each at its own position; implements model.decoder.KVCache."""
+
+    def __init__(self, rows: list[Tensor], positions: list[int]) -> None:
+        device = rows[0].device
+        self._rows = rows
+        self._count = len(positions)
+        self._longest = max(positions) + 1
+        self._pages = torch.arange(self._count, device=device)
+        self.positions = torch.tensor(positions, device=device)
+        seen = torch.arange(self._longest, device=device) <= self.positions[:, None]
+        self._mask = seen[:, None, None]  # B,K -> B,1,1,K
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store k, v [B,H,1,hd]; return views of all that the pages have so far."""
+        keys, values = self._rows[2 * layer], self._rows[2 * layer + 1]
+        keys[self._pages, :, self.positions] = k[:, :, 0]
+        values[self._pages, :, self.positions] = v[:, :, 0]
+        keys, values = keys[: self._count], values[: self._count]
+        return keys[:, :, : self._longest], values[:, :, : self._longest], self._mask

@@ -1,0 +1,209 @@
+"""The DeepSeek-V2 style decoder: plain multi-head attention, a mixture of experts as MLP.
+
+Shapes: B sequences, T tokens of this call, K tokens to attend to, D hidden size, H heads,
+hd head dim, E routed experts, F an expert's width, R rows of tokens (B*T).
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from docr.engine.model.config import ModelConfig
+
+
+class KVCache(Protocol):
+    """Where keys and values of earlier calls are kept."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store this call's keys and values; return all that it may attend to.
+
+        Args:
+            layer: index of the decoder layer, 0-based.
+            k: [B,H,T,hd], rotary positions applied.
+            v: [B,H,T,hd].
+
+        Returns:
+            Keys and values [B,H,K,hd], and a bool mask [B,1,T,K] (True: may attend) or None,
+            which means plain causal attention over the T tokens of this call (K = T).
+        """
+        ...
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm: in fp32, cast to the input's dtype, then times the weight."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of x."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight
+
+
+def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> Tensor:
+    """Cosines and sines of the rotary position embedding.
+
+    Args:
+        positions: i64 [B,T].
+        config: for the head's width and the base of the frequencies.
+        dtype: of the result; the angles are computed in fp32.
+
+    Returns:
+        [2,B,1,T,hd]: cosines, then sines, each with its two halves equal.
+    """
+    steps = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
+    # Spelled as the reference spells it: at position 1000 the last bit of a frequency counts.
+    frequencies: Tensor = 1.0 / config.rope_theta ** (steps / config.head_dim)
+    angles = positions[:, None, :, None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return torch.stack((angles.cos(), angles.sin())).to(dtype)
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Apply rotary positions to x [B,H,T,hd], pairing channel i with channel i + hd/2."""
+    cos, sin = rotary
+    left, right = x.chunk(2, dim=-1)
+    turned: Tensor = x * cos + torch.cat((-right, left), dim=-1) * sin
+    return turned
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q [B,H,T,hd] over k, v [B,H,K,hd]; mask as KVCache.extend returns it."""
+    if q.shape[2] == 1 and q.device.type == "cpu":
+        # One query a head: two products and an fp32 softmax are 4x as fast as SDPA on a CPU.
+        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        mixed: Tensor = scores.softmax(-1).to(v.dtype) @ v
+        return mixed
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions; no biases."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = config.num_attention_heads
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None) -> Tensor:
+        """Mix the tokens of x [B,T,D]; rotary as rotary_table returns it."""
+        B, T, D = x.shape
+        qkv = self.qkv_proj(x).view(B, T, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3 of B,H,T,hd
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        mask = None
+        if cache is not None:
+            k, v, mask = cache.extend(self.layer, k, v)
+        mixed = attend(q, k, v, mask).transpose(1, 2)  # B,H,T,hd -> B,T,H,hd
+        out: Tensor = self.o_proj(mixed.reshape(B, T, D))
+        return out
+
+
+class MLP(nn.Module):
+    """down(silu(gate x) * up x), gate and up in one matrix."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(dim, 2 * width, bias=False)
+        self.down_proj = nn.Linear(width, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each row of x [...,D]."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
+        return out
+
+
+class MoE(nn.Module):
+    """Each token through its best few of E routed experts, and through the shared experts.
+
+    The routed experts' weights are stacked (gate_up_proj [E,2F,D], down_proj [E,D,F]); the shared
+    experts are one fused MLP.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, width = config.hidden_size, config.moe_intermediate_size
+        self.experts = config.n_routed_experts
+        self.top_k = config.num_experts_per_tok
+        self.gate = nn.Parameter(torch.empty(self.experts, dim))
+        self.gate_up_proj = nn.Parameter(torch.empty(self.experts, 2 * width, dim))
+        self.down_proj = nn.Parameter(torch.empty(self.experts, dim, width))
+        self.shared_experts = MLP(dim, config.n_shared_experts * width)
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose experts for x [R,D]: probabilities fp32 [R,k], not renormalised, and ids [R,k]."""
+        probabilities = F.linear(x.float(), self.gate.float()).softmax(-1)
+        top = probabilities.topk(self.top_k, dim=-1)
+        return top.values, top.indices
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of x [B,T,D]."""
+        rows = x.reshape(-1, x.shape[-1])  # B,T,D -> R,D
+        out: Tensor = self.mix_experts(rows, *self.route(rows)) + self.shared_experts(rows)
+        return out.view_as(x)
+
+    def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
+        # Sorted by expert, each expert's rows are one slice and one product over its own weights.
+        order = experts.flatten().argsort(stable=True)
+        row_of, weight_of = order // self.top_k, weights.flatten()[order, None]
+        counts: list[int] = experts.flatten().bincount(minlength=self.experts).tolist()
+        # fp32, as the reference sums: the shares of six experts are rounded once, not six times.
+        total = torch.zeros_like(x, dtype=torch.float32)
+        end = 0
+        for expert, count in enumerate(counts):
+            start, end = end, end + count
+            if count:
+                rows = row_of[start:end]
+                gate, up = F.linear(x[rows], self.gate_up_proj[expert]).chunk(2, dim=-1)
+                y = F.linear(F.silu(gate) * up, self.down_proj[expert])
+                total.index_add_(0, rows, y.float() * weight_of[start:end])
+        return total.to(x.dtype)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP; the first layers are dense, the others mix experts."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        dense = layer < config.first_k_dense_replace
+        self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.post_attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
+
+    def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None) -> Tensor:
+        """Hidden states [B,T,D] after this layer of those before it."""
+        x = x + self.attention(self.input_norm(x), rotary, cache)
+        out: Tensor = x + self.mlp(self.post_attention_norm(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """The stack of decoder layers and the final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None) -> Tensor:
+        """Hidden states [B,T,D] of embeddings x [B,T,D] at positions i64 [B,T]."""
+        rotary = rotary_table(positions, self.config, x.dtype)
+        for layer in self.layers:
+            x = layer(x, rotary, cache)
+        out: Tensor = self.norm(x)
+        return out

@@ -1,0 +1,276 @@
+"""DeepEncoder: SAM over the pixels, a 16x convolutional compressor, CLIP over what is left.
+
+Shapes: B views, S side in pixels, g = S/16 side in patches, n = S/64 side in vision tokens,
+N tokens, H heads, hd head dim, C channels. Source: the DeepSeek-OCR paper, section 3.2; SAM's and
+CLIP's image encoders.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
+
+
+def resize_grid(table: Tensor, side: int) -> Tensor:
+    """Resize a square table of positions.
+
+    Args:
+        table: [g0,g0,C].
+        side: the new side g.
+
+    Returns:
+        [g,g,C] in the table's dtype; computed in fp32, bicubic with antialiasing, as trained.
+    """
+    if table.shape[0] == side:
+        return table
+    planes = table.permute(2, 0, 1)[None].float()
+    resized = F.interpolate(
+        planes, size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized[0].permute(1, 2, 0).to(table.dtype)
+
+
+def relative_positions(table: Tensor, side: int) -> Tensor:
+    """Spread a table of relative positions over pairs of query and key.
+
+    Args:
+        table: [2*g0-1,hd]; its rows are resized linearly, in fp32, where g0 is not `side`.
+        side: g, of the grid attended over.
+
+    Returns:
+        [g,g,hd]: entry (q, k) is the row for the distance q - k.
+    """
+    rows = 2 * side - 1
+    if table.shape[0] != rows:
+        wide = F.interpolate(table.float().T[None], size=rows, mode="linear", align_corners=False)
+        table = wide[0].T.to(table.dtype)
+    place = torch.arange(side, device=table.device)
+    return table[place[:, None] - place[None, :] + side - 1]
+
+
+class SamAttention(nn.Module):
+    """Multi-head attention over a square grid, with decomposed relative positions."""
+
+    def __init__(self, config: SamConfig, side: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.rel_pos_h = nn.Parameter(torch.empty(2 * side - 1, config.head_dim))
+        self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, config.head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens of x [B,g,g,C]."""
+        B, g, _, C = x.shape
+        qkv = self.qkv(x).view(B, g * g, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,N,3,H,hd -> 3 of B,H,N,hd
+        q, k = self.with_positions(q, k, g)
+        # SDPA's fast kernels want v as wide as q and k.
+        v = F.pad(v, (0, 2 * g))
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self.head_dim]
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, g, g, C))
+        return out
+
+    def with_positions(self, q: Tensor, k: Tensor, g: int) -> tuple[Tensor, Tensor]:
+        """Fold the relative positions into q and k [B,H,N,hd], giving [B,H,N,hd+2g].
+
+        The score of query (h, w) and key (i, j) is scale * q.k + q.rows[h, i] + q.columns[w, j].
+        With both biases appended to q, and to k the one-hot of i and of j, one product yields it,
+        so that the [B,H,N,N] bias (0.4 GB a 1024 px view in bf16) need not exist and any SDPA
+        kernel serves.
+        """
+        B, H, N, hd = q.shape
+        places = q.reshape(B, H, g, g, hd)
+        rows, columns = relative_positions(self.rel_pos_h, g), relative_positions(self.rel_pos_w, g)
+        bias_h = torch.einsum("bnhwc,hic->bnhwi", places, rows).flatten(2, 3)
+        bias_w = torch.einsum("bnhwc,wjc->bnhwj", places, columns).flatten(2, 3)
+        one_hot = torch.eye(g, dtype=k.dtype, device=k.device)
+        cell = torch.cat((one_hot.repeat_interleave(g, 0), one_hot.repeat(g, 1)), dim=-1)  # N,2g
+        q = torch.cat((q * hd**-0.5, bias_h, bias_w), dim=-1)
+        return q, torch.cat((k, cell.expand(B, H, N, 2 * g)), dim=-1)
+
+
+class SamMlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, hidden)
+        self.lin2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each row of x [...,C]."""
+        out: Tensor = self.lin2(F.gelu(self.lin1(x)))
+        return out
+
+
+class SamBlock(nn.Module):
+    """Pre-norm attention, over windows or the whole view, and MLP."""
+
+    def __init__(self, config: SamConfig, *, window: int | None) -> None:
+        super().__init__()
+        self.window = window
+        self.norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.attn = SamAttention(config, window or config.position_grid)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.mlp = SamMlp(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [B,g,g,C] after this block of those before it."""
+        y = self.norm1(x)
+        y = self.attn(y) if self.window is None else self.attend_windows(y, self.window)
+        x = x + y
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def attend_windows(self, y: Tensor, w: int) -> Tensor:
+        """Attention in w x w windows of y [B,g,g,C]; rows and columns beyond g are zeros.
+
+        They come after the norm and are not masked: their keys and values are the biases of the
+        projections, and the network was trained with them.
+        """
+        B, g, _, C = y.shape
+        padding = -g % w
+        y = F.pad(y, (0, 0, 0, padding, 0, padding))
+        m = (g + padding) // w
+        y = y.view(B, m, w, m, w, C).transpose(2, 3).reshape(B * m * m, w, w, C)
+        y = self.attn(y)
+        y = y.view(B, m, m, w, w, C).transpose(2, 3).reshape(B, m * w, m * w, C)
+        return y[:, :g, :g]
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of [B,C,g,g], pixel by pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the channels of x."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Sam(nn.Module):
+    """SAM's image encoder with its neck, and the 16x compressor: pixels to a map of features."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        side, width, neck = config.position_grid, config.width, config.neck_channels
+        net_2, net_3 = config.downsample_channels
+        patch, eps = config.patch_size, config.layer_norm_eps
+        self.patch_embed = nn.Conv2d(3, width, patch, stride=patch)
+        self.pos_embed = nn.Parameter(torch.empty(1, side, side, width))
+        self.blocks = nn.ModuleList(
+            SamBlock(config, window=None if layer in config.global_layers else config.window_size)
+            for layer in range(config.layers)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(width, neck, 1, bias=False),
+            LayerNorm2d(neck, eps=eps),
+            nn.Conv2d(neck, neck, 3, padding=1, bias=False),
+            LayerNorm2d(neck, eps=eps),
+        )
+        # The compressor: a quarter of the tokens each; nothing between the two, as trained.
+        self.net_2 = nn.Conv2d(neck, net_2, 3, stride=2, padding=1, bias=False)
+        self.net_3 = nn.Conv2d(net_2, net_3, 3, stride=2, padding=1, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features [B,C,n,n] of normalised pixels [B,3,S,S]."""
+        x = self.patch_embed(pixels).permute(0, 2, 3, 1)  # B,C,g,g -> B,g,g,C
+        x = x + resize_grid(self.pos_embed[0], x.shape[1])
+        for block in self.blocks:
+            x = block(x)
+        x = self.neck(x.permute(0, 3, 1, 2))
+        out: Tensor = self.net_3(self.net_2(x))
+        return out
+
+
+class ClipAttention(nn.Module):
+    """Multi-head attention of every token to every token."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens of x [B,N,C]."""
+        B, N, C = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, N, C))
+        return out
+
+
+class ClipMlp(nn.Module):
+    """Linear, CLIP's quick GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each row of x [...,C]."""
+        x = self.fc1(x)
+        out: Tensor = self.fc2(x * torch.sigmoid(1.702 * x))
+        return out
+
+
+class ClipLayer(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.attn = ClipAttention(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.mlp = ClipMlp(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B,N,C] after this layer of those before it."""
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class Clip(nn.Module):
+    """CLIP's vision transformer over SAM's features instead of patches; it has no final norm."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.side = config.position_grid
+        self.class_embedding = nn.Parameter(torch.empty(config.width))
+        self.position_embedding = nn.Parameter(torch.empty(1 + self.side**2, config.width))
+        self.pre_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.layers))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Tokens [B,1+n*n,C], the class token first, of features [B,C,n,n]."""
+        B, C, n, _ = features.shape
+        tokens = features.flatten(2).transpose(1, 2)  # B,C,n,n -> B,n*n,C
+        tokens = torch.cat((self.class_embedding.expand(B, 1, C), tokens), dim=1)
+        # The class token's position is no part of the grid and stays as it is.
+        class_position, grid = self.position_embedding[:1], self.position_embedding[1:]
+        grid = resize_grid(grid.view(self.side, self.side, C), n).reshape(n * n, C)
+        x: Tensor = self.pre_norm(tokens + torch.cat((class_position, grid)))
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class DeepEncoder(nn.Module):
+    """Pixels of square views to vision tokens as wide as the decoder."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.sam = Sam(config.sam)
+        self.clip = Clip(config.clip)
+        self.projector = nn.Linear(2 * config.clip.width, config.hidden_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Vision tokens [B,n*n,D], row by row, of normalised pixels [B,3,S,S]."""
+        local: Tensor = self.sam(pixels)
+        whole = self.clip(local)[:, 1:]  # without the class token
+        both = torch.cat((whole, local.flatten(2).transpose(1, 2)), dim=-1)
+        out: Tensor = self.projector(both)
+        return out

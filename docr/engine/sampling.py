@@ -1,0 +1,73 @@
+"""From logits to the next token: what may not be said, and the likeliest of the rest."""
+
+from collections.abc import Collection
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class NgramRule:
+    """No n-gram twice within a window of the generated tokens.
+
+    Source: the logits processor of the official vLLM scripts (not the transformers form, which
+    also looks at the prompt and lets nothing pass).
+
+    Attributes:
+        n: length of the n-grams; 0 or 1: nothing is banned.
+        window: how many of the last tokens are looked at.
+        exempt: ids that are never banned: table cells, which repeat by nature.
+    """
+
+    n: int
+    window: int
+    exempt: frozenset[int] = frozenset()
+
+    def banned(self, ids: list[int]) -> set[int]:
+        """The ids that would complete an n-gram that lies in the window of `ids` already."""
+        banned: set[int] = set()
+        if self.n < 2 or len(ids) < self.n:
+            return banned
+        prefix = ids[1 - self.n :]
+        last, stop = prefix[-1], len(ids) - 1
+        # Where the prefix may have ended before; list.index finds its last token at C speed.
+        place = max(0, len(ids) - self.window) + self.n - 2
+        while place < stop:
+            try:
+                place = ids.index(last, place, stop) + 1
+            except ValueError:
+                break
+            if ids[place - self.n + 1 : place] == prefix:
+                banned.add(ids[place])
+        return banned - self.exempt
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """A token and its log-probability for each row of a batch."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+def pick(logits: Tensor, *, undecodable: Tensor, banned: List[Collection[int]]) -> Picks:
+    """Choose the likeliest allowed token of each row.
+
+    The log-probability is the model's own: over all tokens that can be decoded, before the n-gram
+    rule takes some away. Where the rule forced another choice, it is low, as it should be.
+
+    Args:
+        logits: fp32 [B,vocabulary]; overwritten.
+        undecodable: bool [vocabulary]; True for rows without a token.
+        banned: B collections of ids.
+    """
+    logits.masked_fill_(undecodable, -torch.inf)
+    total = logits.logsumexp(-1)
+    pairs = [(row, token) for row, tokens in enumerate(banned) for token in tokens]
+    if pairs:
+        rows, tokens = torch.tensor(pairs, device=logits.device).T
+        logits[rows, tokens] = -torch.inf
+    best = logits.max(-1)
+    return Picks(best.indices.tolist(), (best.values - total).tolist())

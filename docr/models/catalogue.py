@@ -1,0 +1,62 @@
+"""Which checkpoints docr knows by name: where they come from and which revision is meant."""
+
+import difflib
+from dataclasses import dataclass
+
+from docr.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A checkpoint on the Hugging Face hub.
+
+    Attributes:
+        name: what `--model` and `docr models` call it.
+        repo: the hub's name of it.
+        revision: the commit that is used unless another is asked for (40 hexadecimal digits).
+        licence: of the weights, as an SPDX identifier.
+        download_bytes: about what a download takes, for people; the hub says it exactly.
+        summary: one line for `docr models list`.
+    """
+
+    name: str
+    repo: str
+    revision: str
+    licence: str
+    download_bytes: int
+    summary: str
+
+
+DEFAULT_MODEL = "deepseek-ocr"
+
+CATALOGUE: dict[str, CatalogueEntry] = {
+    entry.name: entry
+    for entry in (
+        CatalogueEntry(
+            name=DEFAULT_MODEL,
+            repo="deepseek-ai/DeepSeek-OCR",
+            revision="9f30c71f441d010e5429c532364a86705536c53a",
+            licence="MIT",
+            # total_size of model.safetensors.index.json, and ten megabytes of tokenizer.
+            download_bytes=6_672_212_480 + 10_000_000,
+            summary="DeepSeek-OCR, 3.3 billion parameters, bfloat16",
+        ),
+    )
+}
+
+MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json")
+"""Patterns of the files that are fetched: weights and data, never the repository's code."""
+
+
+def find_entry(name: str) -> CatalogueEntry:
+    """The entry of that name.
+
+    Raises:
+        ModelError: there is none; the message names the nearest.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is None:
+        near = difflib.get_close_matches(name, CATALOGUE, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(CATALOGUE)}"
+        raise ModelError(f"no model is called {name!r} and no such folder exists; {hint}")
+    return entry

@@ -1,0 +1,164 @@
+"""Finding a checkpoint on this machine: which files there must be, what tells them apart."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from docr.errors import CheckpointError, ModelError
+from docr.models.catalogue import CATALOGUE, MODEL_FILES, CatalogueEntry, find_entry
+
+_INDEX_SUFFIX = ".safetensors.index.json"
+_REQUIRED = ("config.json", "tokenizer.json")
+_SAMPLE_BYTES = 4096
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A checkpoint that is complete on this machine.
+
+    Attributes:
+        name: its name in the catalogue; a local folder's own name.
+        revision: the hub's commit, or a digest of a local folder's content.
+        directory: holds config.json, tokenizer.json and the safetensors files.
+    """
+
+    name: str
+    revision: str
+    directory: Path
+
+
+def resolve(name_or_dir: str, revision: str | None = None) -> ModelFiles:
+    """Find a checkpoint on this machine. Never uses the network.
+
+    Args:
+        name_or_dir: a name of the catalogue or a folder.
+        revision: a commit, branch or tag of a named model; None: the catalogue's.
+
+    Raises:
+        ModelError: it is not here, or not complete; the message is the command that gets it.
+    """
+    if name_or_dir not in CATALOGUE and Path(name_or_dir).is_dir():
+        return _resolve_directory(Path(name_or_dir).absolute(), revision)
+    entry = find_entry(name_or_dir)
+    wanted = revision or entry.revision
+    advice = f"get it by: {pull_command(entry, revision)}"
+    try:
+        directory = Path(
+            snapshot_download(
+                entry.repo,
+                revision=wanted,
+                allow_patterns=list(MODEL_FILES),
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        raise ModelError(f"the weights of {entry.name} are not on this machine; {advice}") from None
+    missing = missing_files(directory)
+    if missing:
+        raise ModelError(f"the weights of {entry.name} lack {missing[0]}; {advice}")
+    return ModelFiles(entry.name, directory.name, directory)
+
+
+def _resolve_directory(directory: Path, revision: str | None) -> ModelFiles:
+    if revision is not None:
+        raise ModelError(f"--revision is for models of the catalogue; {directory} is a folder")
+    missing = missing_files(directory)
+    if missing:
+        raise ModelError(
+            f"{directory}: no {missing[0]}; a checkpoint's folder has config.json, "
+            "tokenizer.json and *.safetensors"
+        )
+    return ModelFiles(directory.name, content_revision(directory), directory)
+
+
+def pull_command(entry: CatalogueEntry, revision: str | None) -> str:
+    """The command that fetches a model of the catalogue."""
+    return f"docr models pull {entry.name}" + (f" --revision {revision}" if revision else "")
+
+
+def missing_files(directory: Path) -> list[str]:
+    """What a checkpoint needs and the folder lacks, by name.
+
+    Raises:
+        CheckpointError: the index of the weights is damaged.
+    """
+    missing = [name for name in _REQUIRED if not (directory / name).is_file()]
+    try:
+        shards = _shard_names(directory)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{directory}: the index of the weights is damaged") from error
+    if not shards:
+        missing.append("*.safetensors")
+    return missing + [name for name in shards if not (directory / name).is_file()]
+
+
+def content_revision(directory: Path) -> str:
+    """Tell the content of a local folder from that of any other, without reading it all.
+
+    A digest of config.json, tokenizer.json, the index, and of every shard its name, size, header
+    and the middle 4 KiB of each tensor: training changes all of a tensor, so the samples change
+    with the weights. It takes a second for 7 GB; `docr models verify` reads everything.
+
+    Returns:
+        "local-" and 32 hexadecimal digits.
+
+    Raises:
+        CheckpointError: a file cannot be read, or a shard is no safetensors file.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in (*_REQUIRED, *(path.name for path in _indexes(directory))):
+            digest.update(name.encode() + b"\0" + (directory / name).read_bytes() + b"\0")
+        for name in _shard_names(directory):
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            for piece in _shard_samples(directory / name):
+                digest.update(piece)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from error
+    return f"local-{digest.hexdigest()[:32]}"
+
+
+def _indexes(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"*{_INDEX_SUFFIX}"))
+
+
+def _shard_names(directory: Path) -> list[str]:
+    """Names of the weight files, sorted: those of the index where there is one."""
+    names: set[str] = set()
+    for index in _indexes(directory):
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names.update(str(name) for name in weight_map.values())
+    if not names:
+        names.update(path.name for path in directory.glob("*.safetensors"))
+    return sorted(names)
+
+
+def _shard_samples(path: Path) -> Iterable[bytes]:
+    """Size, header, and the middle of each tensor of a safetensors file."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        yield struct.pack("<Q", size)
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(f"{path}: not a safetensors file, or cut short")
+        header = file.read(length)
+        yield header
+        try:
+            spans = [
+                (int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
+                for name, entry in json.loads(header).items()
+                if name != "__metadata__"
+            ]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise CheckpointError(f"{path}: the header is damaged") from error
+        for start, end in sorted(spans):
+            file.seek(8 + length + max(start, (start + end - _SAMPLE_BYTES) // 2))
+            yield file.read(min(_SAMPLE_BYTES, end - start))

@@ -1,0 +1,267 @@
+"""Rendering in processes that may hang, crash or run out of memory without harm to the run.
+
+    with Cage(settings, transform="docr.modes.prepare:prepare_views", transform_arg=mode) as cage:
+        info = cage.inspect(source)                    # blocks; from any thread
+        cage.submit(RenderTask(source, (0, 1, 2)))     # submit and poll: from one thread
+        while cage.pending:
+            for outcome in cage.poll(1.0, limit=4): …  # RenderedPage or PageFailure, once a page
+
+A child works on one document and is asked for one page after another, never for more than its
+few slots of shared memory hold: where nobody polls, it waits. A page that outlives its time is
+killed with its child, and the next page goes on in a new one.
+"""
+
+import os
+import selectors
+import sys
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from docr.errors import DocrError, InputError
+from docr.pdf import replies
+from docr.pdf.launch import ForkingLauncher, Launcher, SpawningLauncher, setup_message
+from docr.pdf.replies import DocumentInfo, RenderedPage, RenderTask
+from docr.pdf.session import ChildLost, Session
+from docr.pdf.settings import RenderSettings
+from docr.pdf.sources import input_error, open_source
+from docr.pdf.wire import Message, WireError
+from docr.pdf.work import Outcome, Work, unstarted
+from docr.types import PageRef, SourceFile
+
+__all__ = ["Cage", "DocumentInfo", "Outcome", "RenderSettings", "RenderTask", "RenderedPage"]
+
+_MAX_START_FAILURES = 3  # in a row
+
+
+class Cage:
+    """Children that render; a context manager.
+
+    Args:
+        settings: resolution and limits.
+        transform: "module:function", called in the child as function(pixels, transform_arg) and
+            returning PageViews. Importing the module must not load torch.
+        transform_arg: anything that pickles.
+        workers: documents rendered at the same time.
+        slots: pages that a child may have in work, or finished and not polled.
+        fork_server: whether children are forked by a server or started one by one; None: a server
+            on Linux. It starts at once, so that its imports overlap with what the caller does.
+    """
+
+    def __init__(
+        self,
+        settings: RenderSettings,
+        *,
+        transform: str = "docr.modes.prepare:prepare_views",
+        transform_arg: object = None,
+        workers: int = 1,
+        slots: int = 2,
+        fork_server: bool | None = None,
+    ) -> None:
+        if sys.platform == "win32":
+            raise DocrError("rendering needs Linux or macOS; on Windows, use WSL")
+        self._settings = settings
+        self._workers = workers
+        self._slots = slots
+        setup = setup_message(transform, transform_arg)
+        forking = sys.platform == "linux" if fork_server is None else fork_server
+        self._launcher: Launcher = ForkingLauncher(setup) if forking else SpawningLauncher(setup)
+        self._starts = _StartCounter()
+        self._selector = selectors.DefaultSelector()
+        self._waiting: deque[RenderTask] = deque()
+        self._at_work: deque[Work] = deque()
+        self._ready: deque[Outcome] = deque()
+        self._pending = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pending(self) -> int:
+        """Pages submitted and not yet returned by poll."""
+        return self._pending
+
+    def inspect(self, source: SourceFile, *, sizes: bool = False) -> DocumentInfo:
+        """Open a document in a child of its own and count its pages. Thread-safe; blocks.
+
+        Args:
+            source: the file.
+            sizes: ask for the size of each page as well, which loads them all.
+
+        Raises:
+            InputError: it cannot be opened, or not within page_timeout.
+            DocrError: no child can be started at all.
+        """
+        descriptor = open_source(source.path)
+        try:
+            while True:
+                session = Session(
+                    self._launcher, source, [descriptor], self._settings, slots=0, sizes=sizes
+                )
+                try:
+                    return _read_info(source, session)
+                except ChildLost as lost:
+                    if lost.started:
+                        raise InputError(lost.code, lost.message) from lost
+                    self._starts.failed(lost)
+                finally:
+                    session.end()
+        except OSError as error:
+            raise input_error(error) from error
+        finally:
+            os.close(descriptor)
+
+    def submit(self, task: RenderTask) -> None:
+        """Add pages to render; poll starts them, in order of submission."""
+        self._pending += len(task.indexes)
+        self._waiting.append(task)
+
+    def poll(self, timeout: float, *, limit: int) -> list[Outcome]:
+        """Take outcomes, waiting for the first of them at most `timeout` seconds.
+
+        Pages of one task come in their order, those of different tasks as they finish.
+
+        Returns:
+            At most `limit` outcomes; none after the timeout, or where none is pending.
+
+        Raises:
+            DocrError: no child can be started at all.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            self._start_waiting()
+            if self._at_work and len(self._ready) < limit:
+                self._listen(0.0 if self._ready else until - time.monotonic(), limit)
+            if self._ready or not self._pending or time.monotonic() >= until:
+                break
+        outcomes = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+        self._pending -= len(outcomes)
+        return outcomes
+
+    def close(self) -> None:
+        """Kill all children and forget what is pending."""
+        self._selector.close()
+        for work in self._at_work:
+            work.close()
+        self._at_work.clear()
+        self._waiting.clear()
+        self._ready.clear()
+        self._pending = 0
+        self._launcher.close()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._at_work) < self._workers:
+            task = self._waiting.popleft()
+            if not task.indexes:
+                continue
+            try:
+                work = Work(task, self._launcher, self._settings, self._slots)
+            except InputError as error:
+                self._ready.extend(unstarted(task, error))
+            else:
+                self._at_work.append(work)
+                self._selector.register(work.session.channel, selectors.EVENT_READ, work)
+
+    def _listen(self, timeout: float, limit: int) -> None:
+        """Wait for children, take what they have to say up to `limit`, kill who is overdue."""
+        earliest = min(work.session.deadline for work in self._at_work)
+        timeout = max(0.0, min(timeout, earliest - time.monotonic()))
+        heard = {key.data for key, _ in self._selector.select(timeout)}
+        for work in list(self._at_work):
+            if work in heard and len(self._ready) >= limit:
+                continue  # not judged unheard: its message may have waited long for us
+            try:
+                if work in heard:
+                    self._hear(work, limit)
+                if not work.finished and work.session.deadline <= time.monotonic():
+                    raise work.session.overdue()
+            except ChildLost as lost:
+                self._recover(work, lost)
+            else:
+                if work.finished:
+                    self._selector.unregister(work.session.channel)
+                    self._dismiss(work)
+        self._at_work.rotate(-1)  # nobody is always heard first
+
+    def _hear(self, work: Work, limit: int) -> None:
+        """Take a child's messages. Raises ChildLost."""
+        while not work.finished and len(self._ready) < limit:
+            message = work.session.receive()
+            if message is None:
+                return
+            self._starts.succeeded()
+            self._ready.extend(work.take(message))
+
+    def _recover(self, work: Work, lost: ChildLost) -> None:
+        """Record the page that a child was lost over, and go on in a new child."""
+        self._selector.unregister(work.session.channel)
+        work.session.end()
+        if lost.started:
+            self._ready.extend(work.blame(lost))
+        else:
+            self._starts.failed(lost)
+        if not work.finished:
+            try:
+                work.restart()
+            except OSError as error:
+                self._ready.extend(work.give_up("io-read", input_error(error).message))
+            else:
+                self._selector.register(work.session.channel, selectors.EVENT_READ, work)
+                return
+        self._dismiss(work)
+
+    def _dismiss(self, work: Work) -> None:
+        self._at_work.remove(work)
+        work.close()
+
+
+class _StartCounter:
+    """Tells children that do not start, the machine's fault, from those that die of a document."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def succeeded(self) -> None:
+        """A child said something."""
+        self._in_a_row = 0
+
+    def failed(self, lost: ChildLost) -> None:
+        """A child died before it said anything. Raises DocrError when that goes on."""
+        with self._lock:
+            self._in_a_row += 1
+            if self._in_a_row >= _MAX_START_FAILURES:
+                raise DocrError(f"cannot start a process to render in: {lost.message}") from lost
+
+
+def _read_info(source: SourceFile, session: Session) -> DocumentInfo:
+    """Wait for what opening the document told. Raises InputError and ChildLost."""
+    message = _first_message(session)
+    try:
+        if "failed" in message:
+            failure = replies.read_failure(message, PageRef(source.path, 0))
+            raise InputError(failure.code, failure.message)
+        return replies.read_info(message)
+    except WireError as error:
+        raise session.nonsense(error) from error
+
+
+def _first_message(session: Session) -> Message:
+    with selectors.DefaultSelector() as selector:
+        selector.register(session.channel, selectors.EVENT_READ)
+        while True:
+            selector.select(max(0.0, session.deadline - time.monotonic()))
+            if (message := session.receive()) is not None:
+                return message
+            if session.deadline <= time.monotonic():
+                raise session.overdue()

@@ -1,0 +1,202 @@
+"""The rendering child: one process, one document.
+
+Its life, the parent on the left:
+
+    passes descriptors: the input, and for rendering the shared memory
+    sends the job                        -> {"hello": true}, confined from now on
+                                         -> {"page_count": …}: opened, or {"failed": …}: the end
+    {"index": page, "slot": k}           -> {"index": page, … header or "failed"}; as often as asked
+    closes the socket, or kills
+
+Started by the fork server; or by itself (`python -m docr.pdf.child`, with its socket as standard
+input), where the parent first says which transform to load.
+"""
+
+import base64
+import importlib
+import mmap
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from docr.errors import InputError
+from docr.pdf import replies, wire
+from docr.pdf.images import ImageDocument
+from docr.pdf.limits import alarm, confine, ignore_signals
+from docr.pdf.render import PdfDocument, describe, is_blank, paper_colour
+from docr.pdf.replies import DocumentInfo, RenderedPage
+from docr.pdf.settings import RenderSettings
+from docr.pdf.sources import IMAGE_SUFFIXES, PDF_HEAD
+from docr.pdf.wire import Channel, Message
+from docr.types import U8, PageImage, PageRef, PageViews
+
+Transform = Callable[[U8], PageViews]
+
+ALARM_GRACE_SECONDS = 5.0  # after the parent's own deadline
+_HEAD_BYTES = 1024  # where a PDF may begin; Source: ISO 32000-1, annex H, note 13
+_IMAGE_HEADS = (
+    b"\x89PNG\r\n",
+    b"\xff\xd8\xff",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"BM",
+    b"RIFF",
+)
+_GZIP_HEAD = b"\x1f\x8b"
+_UNTOLD_PATH = Path()
+
+
+class Document(Protocol):
+    """An open document; one class for each engine."""
+
+    page_count: int
+    rendered_by: str
+    warnings: tuple[str, ...]
+
+    def page_size(self, index: int) -> tuple[float, float]:
+        """(width, height) in points, or zeros."""
+
+    def render(self, ref: PageRef) -> PageImage:
+        """One page as pixels."""
+
+
+def load_transform(setup: Message) -> Transform:
+    """Import the function that is run on every page, and bind its argument.
+
+    Args:
+        setup: "transform": "module:function"; "argument": a pickle in base64, from the parent.
+    """
+    module, _, name = wire.line(setup["transform"]).partition(":")
+    function = getattr(importlib.import_module(module), name)
+    argument = pickle.loads(base64.b64decode(str(setup["argument"])))
+    return lambda pixels: function(pixels, argument)
+
+
+def serve(connection: socket.socket, transform: Transform) -> None:
+    """Do one job and return; the parent may kill at any time."""
+    channel = Channel(connection)
+    try:
+        descriptors = channel.receive_descriptors(2)
+        job = channel.receive() or {}
+        settings = RenderSettings(**job["settings"])  # type: ignore[arg-type]
+        source, memory = descriptors[0], descriptors[-1]
+        size = replies.slot_bytes(settings)
+        slots = wire.integer(job["slots"], 0, 1 << 10)
+        confine(
+            memory_bytes=settings.memory_limit + os.fstat(source).st_size,
+            output_bytes=size * slots,
+        )
+        channel.send({"hello": True})
+        try:
+            with alarm(settings.page_timeout + ALARM_GRACE_SECONDS):
+                document = open_document(source, str(job["suffix"]), settings)
+                info = _info(document, sizes=job["sizes"] is True)
+        except Exception as error:  # the cage's one broad catch, with the one in _page
+            channel.send(replies.failure_message(*describe(error), stage="open"))
+            return
+        channel.send(replies.info_message(info))
+        while request := channel.receive():
+            index = wire.integer(request["index"], 0, replies.MAX_PAGES)
+            offset = size * wire.integer(request["slot"], 0, slots - 1)
+            with alarm(settings.page_timeout + ALARM_GRACE_SECONDS):
+                reply = _page(document, index, transform, memory, offset)
+            channel.send(reply | {"index": index})
+    except (EOFError, OSError):
+        return  # the parent has what it wanted, or is gone
+
+
+def open_document(descriptor: int, suffix: str, settings: RenderSettings) -> Document:
+    """Open a file by what its content is; the suffix only decides how to complain.
+
+    Raises:
+        InputError: it is neither a PDF nor an image of a known kind, or cannot be opened.
+    """
+    try:
+        # Mapped: MuPDF can jump about in any size of file, and memory stays flat. A file cut
+        # short meanwhile costs this process (SIGBUS) and no other.
+        data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError("io-read", f"cannot be mapped: {error.strerror}") from error
+    head = data[:_HEAD_BYTES]
+    if suffix != ".pdf" and head.startswith(_IMAGE_HEADS):
+        return ImageDocument(os.fdopen(os.dup(descriptor), "rb"), settings)
+    if PDF_HEAD in head and not head.startswith(_GZIP_HEAD):
+        return PdfDocument(data, settings)
+    if suffix in IMAGE_SUFFIXES:
+        raise InputError("unreadable", "not an image of a known kind, or damaged")
+    raise InputError("not-a-pdf", "the file does not begin as a PDF does (no %PDF-)")
+
+
+def _info(document: Document, *, sizes: bool) -> DocumentInfo:
+    indexes = range(document.page_count if sizes else 0)
+    return DocumentInfo(
+        page_count=document.page_count,
+        page_pt=tuple(document.page_size(index) for index in indexes),
+        rendered_by=document.rendered_by,
+        warnings=document.warnings,
+    )
+
+
+def _page(
+    document: Document, index: int, transform: Transform, memory: int, offset: int
+) -> Message:
+    """Render and transform one page into its slot; the header, or why there is none."""
+    stage = "render"
+    try:
+        started = time.perf_counter()
+        # No path: the parent knows it, and a child that is taken over need not.
+        image = document.render(PageRef(_UNTOLD_PATH, index))
+        blank = is_blank(image)
+        rendered = time.perf_counter()
+        stage = "prepare"
+        views = None if blank else transform(image.pixels)
+        page = RenderedPage(
+            image=image,
+            views=views,
+            blank=blank,
+            seconds=rendered - started,
+            transform_seconds=time.perf_counter() - rendered,
+        )
+        paper = paper_colour(np.asarray(image.pixels)) if blank else None
+        return replies.write_page(memory, offset, page, paper)
+    except Exception as error:
+        code, message = describe(error)
+        return replies.failure_message(code, message, stage=stage, rendered_by=document.rendered_by)
+
+
+def prepare_process() -> None:
+    """Set up an interpreter that will read untrusted documents (and nothing else)."""
+    ignore_signals()
+    Image.init()  # all plugins now: one import for many children, none after confinement
+    Image.MAX_IMAGE_PIXELS = None  # images.BOMB_PIXELS is the limit
+
+
+def main() -> None:
+    """A child without a fork server."""
+    prepare_process()
+    connection = socket.socket(fileno=os.dup(0))
+    setup = Channel(connection).receive()
+    transform = load_transform(setup or {})
+    silence()
+    serve(connection, transform)
+
+
+def silence() -> None:
+    """Give libraries that print nowhere to print to."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()

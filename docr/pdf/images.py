@@ -1,0 +1,121 @@
+"""Page images as pixels, by Pillow. Runs in a caged child only, as render.py does."""
+
+import math
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+import PIL
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from docr.errors import InputError
+from docr.pdf.settings import MAX_SIDE_PX, RenderSettings
+from docr.pdf.wire import clean_lines
+from docr.types import PageImage, PageRef
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # of Pillow's sixty, the ones asked for
+BOMB_PIXELS = 400_000_000  # an A0 sheet at 400 dpi has 250 million
+
+# What EXIF's orientation asks for. TIFF's own is already undone by Pillow when it loads.
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageDocument:
+    """An open image file; every frame of a TIFF is a page, other formats have one.
+
+    Raises:
+        InputError: "unreadable", or "too-large" by its declared size.
+    """
+
+    rendered_by = f"pillow {PIL.__version__}"
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, file: BinaryIO, settings: RenderSettings) -> None:
+        self._settings = settings
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's bomb warning; BOMB_PIXELS is the limit
+                self._image = Image.open(file, formats=FORMATS)
+                # Animations and depth maps are not pages.
+                tiff = self._image.format == "TIFF"
+                self.page_count = int(getattr(self._image, "n_frames", 1)) if tiff else 1
+        except Image.DecompressionBombError as error:
+            raise InputError("too-large", str(error)) from error
+        except UnidentifiedImageError as error:
+            raise InputError("unreadable", "not an image of a known kind, or damaged") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError("unreadable", f"damaged image: {error}") from error
+
+    def page_size(self, index: int) -> tuple[float, float]:
+        """Zeros: an image has no size in points that could be relied on."""
+        return 0.0, 0.0
+
+    def render(self, ref: PageRef) -> PageImage:
+        """Decode a frame: upright by its EXIF orientation, on white, within the pixel budget.
+
+        Raises:
+            InputError: its declared size is out of bounds, or the frame does not exist.
+            Exception: whatever Pillow raises on damage.
+        """
+        if ref.index >= self.page_count:
+            raise InputError("input-changed", f"the file now has {self.page_count} frames")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            image: Image.Image = self._image
+            if self.page_count > 1:
+                image.seek(ref.index)
+            self._image.draft("RGB", self._fitting(image.size))  # JPEG: decoded at 1/2, 1/4 or 1/8
+            image.load()
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            image = _plain(image)
+            size = self._fitting(image.size)
+            if size != image.size:
+                image = image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+            if transpose := _TRANSPOSE.get(orientation):
+                image = image.transpose(transpose)
+        return PageImage(
+            ref=ref,
+            pixels=np.asarray(image.convert("RGB")),
+            dpi=0.0,
+            page_pt=(0.0, 0.0),
+            rotation=0,
+            px_to_pt=None,
+            has_text=False,
+            rendered_by=self.rendered_by,
+            warnings=clean_lines("\n".join(str(warning.message) for warning in caught)),
+        )
+
+    def _fitting(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size, or a smaller one of the same shape that keeps to the pixel budget."""
+        width, height = size
+        if width * height > BOMB_PIXELS:
+            raise InputError("too-large", f"the image declares {width} x {height} pixels")
+        scale = min(
+            1.0,
+            math.sqrt(self._settings.max_pixels / (width * height)),
+            MAX_SIDE_PX / max(width, height),
+        )
+        if scale == 1.0:
+            return size
+        if scale * min(width, height) < 1:
+            raise InputError("too-large", f"{width} x {height} pixels is too long for its width")
+        return int(width * scale), int(height * scale)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Any mode as L or RGB: 16 bits cut to 8, transparency on white."""
+    if image.mode.startswith("I"):  # I;16 of PNG and TIFF; I, of older Pillows, holds 16 bits too
+        samples = np.asarray(image).astype(np.int64)
+        return Image.fromarray((np.clip(samples, 0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L", "F") else "RGB")

@@ -1,0 +1,72 @@
+"""What a rendering child denies itself before it opens a document, as far as the system has it."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+if sys.platform != "win32":
+    import resource
+
+_MAX_OPEN_FILES = 64
+_PR_SET_PDEATHSIG = 1
+
+
+def ignore_signals() -> None:
+    """Leave Ctrl-C, TERM and HUP to the main process, which ends its children by itself.
+
+    A stop meant for all processes must not look like pages that crash.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def die_with_parent(parent: int) -> None:
+    """Linux: be killed when the parent, which must be single-threaded, ends in whatever way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def confine(*, memory_bytes: int, output_bytes: int) -> None:
+    """Bound this process for the rest of its life.
+
+    Args:
+        memory_bytes: address space; beyond it allocations fail, which MuPDF reports.
+        output_bytes: size of any file it writes, the shared memory among them.
+    """
+    if sys.platform == "win32":
+        return
+    for limit, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, output_bytes),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
+        (resource.RLIMIT_AS, memory_bytes),
+    ):
+        hard = resource.getrlimit(limit)[1]
+        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        try:
+            resource.setrlimit(limit, (ceiling, ceiling))
+        except (OSError, ValueError):
+            continue  # macOS refuses RLIMIT_AS; the deadline still holds
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Be killed by the kernel if the block takes longer.
+
+    The parent enforces deadlines; this stands in for a parent that is gone or busy. The signal
+    keeps its default action, since no Python handler would run while MuPDF holds the lock.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

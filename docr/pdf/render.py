@@ -1,0 +1,167 @@
+"""Pages of PDFs as pixels, by MuPDF. Runs in a caged child only: documents are hostile.
+
+MuPDF hangs, crashes and allocates without bound on some files, holds the interpreter's lock
+meanwhile, and is not thread-safe; so every call of it is here, and cage.py kills from outside.
+"""
+
+import math
+import mmap
+import re
+from contextlib import suppress
+
+import numpy as np
+import pymupdf
+
+from docr.errors import FailureCode, InputError
+from docr.pdf.settings import POINTS_PER_INCH, RenderSettings, choose_scale
+from docr.pdf.wire import clean_line, clean_lines
+from docr.types import U8, Affine, PageImage, PageRef
+
+BLANK_LEVELS = 4  # of 255: scanners' and renderers' noise around the colour of the paper
+
+_OUT_OF_MEMORY = re.compile(r"\b(?:m|c|re)alloc\b.*\bfailed\b", re.IGNORECASE)
+_TEXT_FLAGS = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
+
+
+class PdfDocument:
+    """An open PDF.
+
+    Args:
+        data: the whole file, best a memory map: MuPDF then reads only what it needs, and its
+            messages cannot name the path.
+        settings: password and resolution.
+
+    Raises:
+        InputError: encrypted, no-pages, not-a-pdf or unreadable.
+    """
+
+    rendered_by = f"mupdf {pymupdf.mupdf_version}"
+
+    def __init__(self, data: mmap.mmap | bytes, settings: RenderSettings) -> None:
+        self._settings = settings
+        pymupdf.TOOLS.reset_mupdf_warnings()
+        try:
+            # Only PDF files get here, but MuPDF looks at the content for itself: check is_pdf.
+            self._document = pymupdf.open(stream=memoryview(data), filetype="pdf")
+            if not self._document.is_pdf:
+                raise InputError("not-a-pdf", "the content is not that of a PDF")
+            # Before the page count, which is 0 or an error for a locked document.
+            if self._document.needs_pass and not self._unlock(settings.password):
+                what = "the password is wrong" if settings.password else "it needs --password"
+                raise InputError("encrypted", f"the document is encrypted; {what}")
+            self.page_count = int(self._document.page_count)
+        except (pymupdf.FileDataError, pymupdf.mupdf.FzErrorBase, RuntimeError) as error:
+            code, message = describe(error)
+            if code == "page-memory":
+                raise InputError(code, message) from error
+            raise InputError("unreadable", f"damaged beyond repair: {message}") from error
+        self.warnings = _take_warnings()
+        if self.page_count < 1:
+            raise InputError("no-pages", "no page could be found in the document")
+
+    def _unlock(self, password: str | None) -> bool:
+        return password is not None and bool(self._document.authenticate(password))
+
+    def page_size(self, index: int) -> tuple[float, float]:
+        """(width, height) of the visible page in points; zeros where it cannot be loaded."""
+        with suppress(pymupdf.mupdf.FzErrorBase, ValueError, RuntimeError):
+            rect = self._document.load_page(index).rect
+            if math.isfinite(rect.width) and math.isfinite(rect.height):
+                return rect.width, rect.height
+        return 0.0, 0.0
+
+    def render(self, ref: PageRef) -> PageImage:
+        """Render a page with its annotations, as a reader shows it: rotated and cropped.
+
+        Raises:
+            InputError: the page has no sensible size, or is not in the document.
+            Exception: whatever MuPDF raises; `describe` knows.
+        """
+        if ref.index >= self.page_count:
+            raise InputError("input-changed", f"the file now has {self.page_count} pages")
+        pymupdf.TOOLS.reset_mupdf_warnings()
+        page = self._document.load_page(ref.index)
+        page_pt = (page.rect.width, page.rect.height)
+        scale = choose_scale(page_pt, self._settings)
+        pixmap = page.get_pixmap(
+            matrix=pymupdf.Matrix(scale, scale),
+            colorspace=pymupdf.csRGB,
+            alpha=False,
+            annots=True,
+        )
+        rows = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(pixmap.height, pixmap.stride)
+        pixels = rows[:, : 3 * pixmap.width].reshape(pixmap.height, pixmap.width, 3)
+        has_text = _has_text(page)
+        warnings = _take_warnings()
+        if any(_OUT_OF_MEMORY.search(warning) for warning in warnings):
+            # MuPDF goes on without what did not fit, and the page would look finished.
+            raise MemoryError("out of memory: parts of the page were left out")
+        return PageImage(
+            ref=ref,
+            pixels=pixels,
+            dpi=scale * POINTS_PER_INCH,
+            page_pt=page_pt,
+            rotation=page.rotation % 360,
+            px_to_pt=_px_to_pt(page, scale),
+            has_text=has_text,
+            rendered_by=self.rendered_by,
+            warnings=warnings,
+        )
+
+
+def is_blank(image: PageImage) -> bool:
+    """Whether nothing is on the page.
+
+    No text in its layer, and no pixel further than BLANK_LEVELS from the colour of the paper: in
+    each channel, the commonest value.
+    """
+    if image.has_text or image.pixels.size == 0:
+        return not image.has_text
+    low, high = image.pixels.min(axis=(0, 1)), image.pixels.max(axis=(0, 1))
+    if np.any(high - low > 2 * BLANK_LEVELS):
+        return False  # the common case, decided without counting
+    paper = paper_colour(image.pixels).astype(np.int16)
+    return bool(np.all(high - paper <= BLANK_LEVELS) and np.all(paper - low <= BLANK_LEVELS))
+
+
+def paper_colour(pixels: U8) -> U8:
+    """The commonest value of each channel. pixels: u8 [H, W, 3] -> u8 [3]."""
+    counts = [np.bincount(pixels[..., c].ravel(), minlength=256).argmax() for c in range(3)]
+    return np.array(counts, np.uint8)
+
+
+def describe(error: BaseException) -> tuple[FailureCode, str]:
+    """Say in docr's codes what went wrong with a page; MuPDF's errors share no base class."""
+    if isinstance(error, InputError):
+        return error.code, error.message
+    message = clean_line(str(error)) or type(error).__name__
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(message):
+        return "page-memory", f"not enough memory for this page: {message}"
+    return "page-error", message
+
+
+def _has_text(page: pymupdf.Page) -> bool:
+    try:
+        text = page.get_text("text", flags=_TEXT_FLAGS)
+    except pymupdf.mupdf.FzErrorBase:
+        return False  # the pixels are there; the message is among the warnings
+    return any(c.isprintable() and not c.isspace() for c in text)
+
+
+def _px_to_pt(page: pymupdf.Page, scale: float) -> Affine | None:
+    """Undo the scale, rotation, crop box and UserUnit: MuPDF's own page transform, inverted."""
+    mediabox, ctm = pymupdf.mupdf.FzRect(), pymupdf.mupdf.FzMatrix()
+    pdf_page = pymupdf.mupdf.pdf_page_from_fz_page(page.this)
+    pymupdf.mupdf.pdf_page_transform(pdf_page, mediabox, ctm)
+    determinant = ctm.a * ctm.d - ctm.b * ctm.c
+    if not math.isfinite(determinant) or determinant == 0:
+        return None
+    a, b = ctm.d / determinant, -ctm.b / determinant
+    c, d = -ctm.c / determinant, ctm.a / determinant
+    e, f = -(ctm.e * a + ctm.f * c), -(ctm.e * b + ctm.f * d)
+    inverse = (a / scale, b / scale, c / scale, d / scale, e, f)
+    return inverse if all(math.isfinite(value) for value in inverse) else None
+
+
+def _take_warnings() -> tuple[str, ...]:
+    return clean_lines(pymupdf.TOOLS.mupdf_warnings(reset=True))

@@ -1,0 +1,152 @@
+"""One child at work on one document, as the parent holds it: messages, deadline, cause of death."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import PurePosixPath
+
+from docr.errors import FailureCode
+from docr.pdf.launch import Child, Launcher
+from docr.pdf.settings import RenderSettings
+from docr.pdf.wire import Channel, Message, WireError
+from docr.types import SourceFile
+
+START_SECONDS = 60.0  # until "hello": imports on a slow disk are not the document's fault
+
+
+class ChildLost(Exception):
+    """The child is gone or was killed; no page can come of this session any more."""
+
+    def __init__(self, code: FailureCode, message: str, *, started: bool) -> None:
+        super().__init__(message)
+        self.code: FailureCode = code
+        self.message = message
+        self.started = started  # False: it never got as far as the document
+
+
+class Session:
+    """A child with its job. Time runs from `mark`, which every message and request renews.
+
+    Args:
+        launcher: starts the child.
+        source: which file; only its suffix is told.
+        descriptors: the opened file and, for rendering, the shared memory; they stay the caller's.
+        settings: for the child.
+        slots: of shared memory; 0 where nothing will be rendered.
+        sizes: whether opening reports the size of each page.
+
+    Raises:
+        OSError: no child could be started.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        source: SourceFile,
+        descriptors: Sequence[int],
+        settings: RenderSettings,
+        *,
+        slots: int,
+        sizes: bool,
+    ) -> None:
+        self._settings = settings
+        self._child: Child = launcher.launch()
+        self.channel = Channel(self._child.connection)
+        self._started = False
+        self.mark = time.monotonic()
+        job: Message = {
+            "settings": dataclasses.asdict(settings),
+            "suffix": PurePosixPath(source.relative).suffix.lower(),
+            "slots": slots,
+            "sizes": sizes,
+        }
+        try:
+            self.channel.send_descriptors(descriptors)
+            self.channel.send(job)
+            self._child.connection.setblocking(False)
+        except ConnectionError:
+            pass  # it died while starting: receiving will tell how
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def deadline(self) -> float:
+        """When, on time.monotonic, the child has had its time."""
+        allowed = self._settings.page_timeout if self._started else START_SECONDS
+        return self.mark + allowed
+
+    def request(self, index: int, slot: int) -> None:
+        """Ask for a page."""
+        with suppress(OSError):  # gone: receiving will tell how
+            self.channel.send({"index": index, "slot": slot})
+
+    def receive(self) -> Message | None:
+        """The next message, None while there is none.
+
+        Raises:
+            ChildLost: the child died, or said what makes no sense.
+        """
+        try:
+            while (message := self.channel.receive()) is not None:
+                self.mark = time.monotonic()
+                if self._started:
+                    return message
+                self._started = message.get("hello") is True
+                if not self._started:
+                    raise WireError("no hello")
+        except EOFError:
+            raise self._cause_of_death() from None
+        except WireError as error:
+            raise self.nonsense(error) from error
+        return None
+
+    def overdue(self) -> ChildLost:
+        """Kill the child for having had its time; raise what is returned."""
+        self._child.kill()
+        if not self._started:
+            what = f"a rendering process did not start within {START_SECONDS:g} s"
+            return ChildLost("page-timeout", what, started=False)
+        return self._timeout()
+
+    def nonsense(self, error: WireError) -> ChildLost:
+        """Kill the child for what it said; raise what is returned."""
+        self._child.kill()
+        return ChildLost(
+            "page-crash", f"the rendering process answered nonsense: {error}", started=self._started
+        )
+
+    def end(self) -> None:
+        """Kill the child, if it still lives, and let everything go."""
+        self._child.release()
+        self.channel.close()
+
+    def _timeout(self) -> ChildLost:
+        what = f"took longer than {self._settings.page_timeout:g} s and was stopped"
+        return ChildLost("page-timeout", what, started=True)
+
+    def _cause_of_death(self) -> ChildLost:
+        """By the exit status of a child that closed its end."""
+        status = self._child.wait()
+        if status == -getattr(signal, "SIGALRM", 0):
+            return self._timeout()
+        code: FailureCode = "page-crash"
+        if status is None:
+            how = "died"
+        elif status == -getattr(signal, "SIGKILL", 0):
+            # Not by us: we do not listen to those we have killed.
+            code, how = "page-memory", "was killed by the system, which may be out of memory"
+        elif status < 0:
+            how = f"died of {_signal_name(-status)}"
+        else:
+            how = f"ended with exit code {status}"
+        return ChildLost(code, f"the rendering process {how}", started=self._started)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

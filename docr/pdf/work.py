@@ -1,0 +1,162 @@
+"""One task being rendered: which pages are asked for, which are settled, and what is left."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Literal
+
+from docr.errors import FailureCode, InputError
+from docr.pdf import replies, wire
+from docr.pdf.launch import Launcher
+from docr.pdf.replies import RenderedPage, RenderTask
+from docr.pdf.session import ChildLost, Session
+from docr.pdf.settings import RenderSettings
+from docr.pdf.sources import input_error, open_source
+from docr.pdf.wire import Message, WireError
+from docr.types import PageFailure, PageRef
+
+MAX_KILLED_PAGES = 3  # of one task; the rest is then skipped
+
+Outcome = RenderedPage | PageFailure
+
+
+class Work:
+    """A task, its open files, and the child that renders it at present.
+
+    Pages are settled in the task's order. At most `slots` are asked for and not settled; the page
+    at position p uses slot p modulo `slots`, which is free then.
+
+    Raises:
+        InputError: the file cannot be opened, or no child be started.
+    """
+
+    def __init__(
+        self, task: RenderTask, launcher: Launcher, settings: RenderSettings, slots: int
+    ) -> None:
+        self._task = task
+        self._launcher = launcher
+        self._settings = settings
+        self._slots = slots
+        self._settled = 0  # positions in task.indexes
+        self._asked = 0
+        self._opened = False
+        self._killed = 0
+        self._source = open_source(task.source.path)
+        try:
+            self._memory = _shared_memory()
+        except OSError as error:
+            os.close(self._source)
+            raise input_error(error) from error
+        try:
+            self.session = self._start()
+        except OSError as error:
+            self._close_files()
+            raise input_error(error) from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether every page is settled."""
+        return self._settled == len(self._task.indexes)
+
+    def take(self, message: Message) -> Iterator[Outcome]:
+        """Understand a message: nothing, an outcome, or the failure of all pages.
+
+        Raises:
+            ChildLost: the message makes no sense; the child was killed.
+        """
+        try:
+            if not self._opened and "failed" in message:
+                failure = replies.read_failure(message, self._ref())
+                yield from self.give_up(failure.code, failure.message, stage="open")
+                return
+            if self._opened:
+                outcome = self._read(message)
+                self._settled += 1
+                yield outcome
+            else:
+                replies.read_info(message)
+                self._opened = True
+        except WireError as error:
+            raise self.session.nonsense(error) from error
+        self._ask()
+
+    def blame(self, lost: ChildLost) -> Iterator[Outcome]:
+        """Record the loss of the child over the page it was at, or over all if that is too much."""
+        self._killed += 1
+        yield PageFailure(ref=self._ref(), stage="render", code=lost.code, message=lost.message)
+        self._settled += 1
+        if self._killed >= MAX_KILLED_PAGES:
+            what = f"given up: {self._killed} pages of this document had to be stopped"
+            yield from self.give_up("skipped", what)
+
+    def give_up(
+        self, code: FailureCode, message: str, *, stage: Literal["open", "render"] = "render"
+    ) -> Iterator[Outcome]:
+        """Fail all pages that are left."""
+        while not self.finished:
+            yield PageFailure(ref=self._ref(), stage=stage, code=code, message=message)
+            self._settled += 1
+
+    def restart(self) -> None:
+        """Go on with a new child at the first page not settled. Raises OSError."""
+        self.session = self._start()
+
+    def close(self) -> None:
+        """End the child and close the files."""
+        self.session.end()
+        self._close_files()
+
+    def _start(self) -> Session:
+        self._opened = False
+        self._asked = self._settled
+        return Session(
+            self._launcher,
+            self._task.source,
+            [self._source, self._memory],
+            self._settings,
+            slots=self._slots,
+            sizes=False,
+        )
+
+    def _ref(self) -> PageRef:
+        """The first page that is not settled."""
+        return PageRef(self._task.source.path, self._task.indexes[self._settled])
+
+    def _ask(self) -> None:
+        """Keep the child busy as far as there are free slots."""
+        ahead = min(len(self._task.indexes), self._settled + self._slots)
+        for position in range(self._asked, ahead):
+            self.session.request(self._task.indexes[position], position % self._slots)
+        self._asked = ahead
+
+    def _read(self, message: Message) -> Outcome:
+        """The outcome of the page that was asked for first. Raises WireError."""
+        if self._asked == self._settled:
+            raise WireError("a page that nobody asked for")
+        ref = self._ref()
+        if wire.integer(message.get("index"), 0, replies.MAX_PAGES) != ref.index:
+            raise WireError("another page than was asked for")
+        if "failed" in message:
+            return replies.read_failure(message, ref)
+        offset = replies.slot_bytes(self._settings) * (self._settled % self._slots)
+        return replies.read_page(message, self._memory, offset, ref, self._settings)
+
+    def _close_files(self) -> None:
+        os.close(self._source)
+        os.close(self._memory)
+
+
+def unstarted(task: RenderTask, error: InputError) -> Iterator[PageFailure]:
+    """The failures of a task whose file cannot be opened."""
+    for index in task.indexes:
+        ref = PageRef(task.source.path, index)
+        yield PageFailure(ref=ref, stage="open", code=error.code, message=error.message)
+
+
+def _shared_memory() -> int:
+    """An anonymous file that takes memory only where it is written."""
+    if sys.platform == "linux":
+        return os.memfd_create("docr-pages", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,275 @@
+"""THE FLOW of pages on one device: render -> prepare -> generate -> parse -> write.
+
+    chunks ─▶ pdf.cage (render, prepare) ─▶ engine ─▶ writer (parse, record) ─▶ outcomes
+
+Every page of a submitted chunk comes back as exactly one outcome, whatever happens to it. What
+to work on, and what to do with the outcomes, is job.py's business; a pipeline knows neither the
+other devices nor the collection.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from docr.engine.config import EngineConfig
+from docr.engine.engine import Engine, create_engine, load_factory
+from docr.errors import DocrError
+from docr.events import ModelReady, Notice
+from docr.modes.mode import MODES, Mode
+from docr.modes.prompt import Prompter, prompt_text
+from docr.output.record import ModelInfo
+from docr.pdf.cage import Cage, DocumentInfo, RenderedPage, RenderTask
+from docr.pdf.settings import RenderSettings
+from docr.settings import Settings
+from docr.types import Completion, PageFailure, PageImage, PageRef, PageViews, SourceFile
+from docr.writer import Chunk, PageOutcome, PageWriter
+
+log = logging.getLogger(__name__)
+
+CHUNK_PAGES = 16
+"""Most pages of one document in a chunk: small enough to share out, large enough that opening
+the document again for each chunk costs nothing beside recognising its pages."""
+
+_MIN_PIXEL_BUDGET = 4 * 1024 * 1024  # an A3 page at the official 144 dpi
+
+Message = PageOutcome | ModelReady | Notice
+"""What a workforce has to say: outcomes, and now and then something for people."""
+
+
+class Workforce(Protocol):
+    """Something that works on chunks: one pipeline, or ranks of them."""
+
+    def inspect(self, file: SourceFile, *, sizes: bool = False) -> DocumentInfo:
+        """Count a document's pages, in a child process; may be called from any thread.
+
+        Raises:
+            InputError: it cannot be opened.
+        """
+        ...
+
+    def wants(self) -> bool:
+        """Whether another chunk would be started soon."""
+        ...
+
+    def submit(self, chunk: Chunk) -> None:
+        """Take a chunk; each of its pages comes back from `poll` once."""
+        ...
+
+    def poll(self, timeout: float) -> list[Message]:
+        """Work, or wait for up to about `timeout` seconds; what has finished, maybe nothing.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the device is lost.
+            OutputError: a record cannot be written.
+        """
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Pages submitted and not yet returned."""
+        ...
+
+    def close(self) -> None:
+        """Stop at once; pages in flight are dropped without a record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """All that a pipeline needs; small and picklable, so that ranks receive the same."""
+
+    settings: Settings
+    engine: EngineConfig
+    model: ModelInfo
+    out: Path | None
+    run_id: str
+    render_workers: int
+
+
+@dataclass(slots=True)
+class _Open:
+    """A page in flight, and what is known of it so far."""
+
+    chunk: Chunk
+    image: PageImage | None = None
+    views: PageViews | None = None
+    sequence_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Pipeline:
+    """One device's pages. A context manager: leaving it ends the children and frees the device."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._config = config
+        settings = config.settings
+        self._mode = mode_of(settings)
+        self._prompt = prompt_text(settings.task, settings.query, settings.prompt)
+        self._engine: Engine | None = None
+        self._prompter: Prompter | None = None
+        self._writer = self._new_writer(None)
+        self._open: dict[PageRef, _Open] = {}
+        # Before the engine: the cage's children must never inherit a device.
+        self._cage = open_cage(settings, workers=config.render_workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the rendering children and release the device."""
+        self._cage.close()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def inspect(self, file: SourceFile, *, sizes: bool = False) -> DocumentInfo:
+        """Count a document's pages; see `Workforce.inspect`."""
+        return self._cage.inspect(file, sizes=sizes)
+
+    @property
+    def pending(self) -> int:
+        """Pages submitted and not yet returned."""
+        return len(self._open)
+
+    def wants(self) -> bool:
+        """Whether another chunk is needed to keep renderers and engine busy."""
+        room = 0 if self._engine is None else self._engine.wants()
+        return self._cage.pending < max(room, CHUNK_PAGES * self._config.render_workers)
+
+    def submit(self, chunk: Chunk) -> None:
+        """Take a chunk; each of its pages comes back from `poll` once."""
+        for index in chunk.indexes:
+            ref = PageRef(chunk.file.path, index)
+            assert ref not in self._open, ref
+            self._open[ref] = _Open(chunk)
+        self._cage.submit(RenderTask(chunk.file, chunk.indexes))
+
+    def poll(self, timeout: float) -> list[Message]:
+        """Move pages along; see `Workforce.poll`."""
+        messages: list[Message] = []
+        if self._engine is None:
+            messages.append(self._load())
+        assert self._engine is not None and self._prompter is not None
+        room = self._engine.wants()
+        if room > 0:
+            patience = 0.0 if self._engine.pending else timeout
+            for rendered in self._cage.poll(patience, limit=room):
+                outcome = self._admit(self._engine, self._prompter, rendered)
+                if outcome is not None:
+                    messages.append(outcome)
+        if self._engine.pending:
+            messages += [self._finish(finished) for finished in self._engine.step()]
+        return messages
+
+    def _load(self) -> ModelReady:
+        """Load the model, now that there is a page for it.
+
+        Raises:
+            ModelError: weights or device are not there, or not what they should be.
+        """
+        start = time.monotonic()
+        name = self._config.settings.engine
+        factory = create_engine if name is None else load_factory(name)
+        self._engine = engine = factory(self._config.engine)
+        self._prompter = Prompter(engine.info.tokenizer_file)
+        self._writer = self._new_writer(engine)
+        return ModelReady(
+            model=engine.info.model_name,
+            revision=engine.info.revision,
+            device=engine.info.device,
+            dtype=engine.info.dtype,
+            seconds=time.monotonic() - start,
+        )
+
+    def _new_writer(self, engine: Engine | None) -> PageWriter:
+        return PageWriter(
+            self._config.settings,
+            self._config.model,
+            out=self._config.out,
+            run_id=self._config.run_id,
+            device=None if engine is None else engine.info.device,
+            batch_pages=None if engine is None else engine.info.max_batch_pages,
+        )
+
+    def _admit(
+        self, engine: Engine, prompter: Prompter, rendered: RenderedPage | PageFailure
+    ) -> PageOutcome | None:
+        """Hand a rendered page to the engine, or finish one that does not need the model."""
+        if isinstance(rendered, PageFailure):
+            return self._finish(rendered)
+        page = self._open[rendered.image.ref]
+        page.image, page.views = rendered.image, rendered.views
+        page.seconds.update(render=rendered.seconds, prepare=rendered.transform_seconds)
+        if rendered.views is None:
+            del self._open[rendered.image.ref]
+            return self._writer.empty(page.chunk, rendered.image, seconds=page.seconds)
+        inputs = prompter.inputs(rendered.image.ref, rendered.views, self._mode, self._prompt)
+        page.sequence_tokens = int(inputs.image_mask.sum())
+        engine.add(inputs)
+        return None
+
+    def _finish(self, finished: Completion | PageFailure) -> PageOutcome:
+        """Turn what came of a page into its record. The broad catch per page stands here."""
+        page = self._open.pop(finished.ref)
+        if isinstance(finished, Completion):
+            assert page.image is not None and page.views is not None, finished.ref
+            page.seconds.update(finished.seconds)
+            try:
+                return self._writer.completed(
+                    page.chunk,
+                    finished,
+                    page.image,
+                    page.views,
+                    sequence_tokens=page.sequence_tokens,
+                    seconds=page.seconds,
+                )
+            except DocrError:
+                raise  # the output or the device is at fault, not this page
+            except Exception as error:
+                log.exception("%s p.%d: not understood", finished.ref.path, finished.ref.number)
+                message = f"{type(error).__name__}: {error}"
+                finished = PageFailure(finished.ref, "parse", "internal", message)
+        return self._writer.failed(page.chunk, finished, seconds=page.seconds)
+
+
+def mode_of(settings: Settings) -> Mode:
+    """The mode that the settings name, with their limit on tiles."""
+    return MODES[settings.mode].with_max_tiles(settings.max_tiles)
+
+
+def render_settings(settings: Settings) -> RenderSettings:
+    """How pages are rendered for the settings' mode.
+
+    At least the mode's base size along the long edge, and no more pixels than the mode can use:
+    twice its canvas of tiles, four times its global view, and always an A3 page at 144 dpi.
+    """
+    mode = mode_of(settings)
+    tiles_px = 0 if mode.tile_px is None else 2 * mode.max_tiles * mode.tile_px**2
+    return RenderSettings(
+        dpi=settings.dpi,
+        min_edge_px=mode.base_px,
+        max_pixels=max(4 * mode.base_px**2, tiles_px, _MIN_PIXEL_BUDGET),
+        page_timeout=settings.page_timeout,
+        password=settings.password,
+    )
+
+
+def open_cage(settings: Settings, *, workers: int) -> Cage:
+    """The cage in which pages are rendered and cut into views, in children without torch."""
+    return Cage(
+        render_settings(settings),
+        transform="docr.modes.prepare:prepare_views",
+        transform_arg=mode_of(settings),
+        workers=workers,
+    )

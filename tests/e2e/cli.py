@@ -1,0 +1,117 @@
+"""Drives the real command line in a child process, and compares what it leaves on disk."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+ECHO = "tests.fakes.engines:echo"
+SLOW_ECHO = "tests.fakes.engines:slow_echo"
+TIMEOUT_S = 120
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without settings of docr, and with the tests importable."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DOCR_")}
+    env.update(PYTHONPATH=str(ROOT), COLUMNS="100", TERM="dumb", **extra)
+    return env
+
+
+def docr(
+    *args: str | Path,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Run `docr ARGS` to its end; text streams, surrogates where a byte is not UTF-8."""
+    done = subprocess.run(
+        [sys.executable, "-m", "docr", *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        cwd=cwd,
+        env=environment() if env is None else dict(env),
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    return subprocess.CompletedProcess(
+        done.args,
+        done.returncode,
+        done.stdout.decode(errors="surrogateescape"),
+        done.stderr.decode(errors="surrogateescape"),
+    )
+
+
+def start(*args: str | Path) -> "subprocess.Popen[bytes]":
+    """Start `docr ARGS` in the background, silent."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "docr", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's manifest."""
+    text = (out / "manifest.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def page_records(out: Path) -> dict[str, dict[str, Any]]:
+    """All page records of a folder, by their path in it."""
+    return {
+        path.relative_to(out).as_posix(): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(out.rglob("page-*.json"))
+        if ".docr" not in path.relative_to(out).parts
+    }
+
+
+def tree(out: Path) -> dict[str, bytes | Any]:
+    """All files of a folder but .docr/, as two runs of the same work must leave them.
+
+    Timings and what else belongs to a run are taken out of JSON, with the checksums over them;
+    confidence is rounded to what batching may move.
+    """
+    files: dict[str, bytes | Any] = {}
+    for path in sorted(out.rglob("*")):
+        relative = path.relative_to(out)
+        if relative.parts[0] == ".docr" or not path.is_file():
+            continue
+        content = path.read_bytes()
+        name = relative.as_posix()
+        if path.suffix == ".json":
+            files[name] = _plain(json.loads(content))
+        elif path.suffix == ".jsonl":
+            files[name] = [_plain(json.loads(line)) for line in content.splitlines()]
+        else:
+            files[name] = content
+    return files
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        dropped = {"run", "checksum", "confidence"}
+        return {key: _plain(each) for key, each in value.items() if key not in dropped}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value
+
+
+def inodes(out: Path) -> dict[str, tuple[int, int]]:
+    """(inode, modification time) of every file of a folder but .docr/."""
+    return {
+        path.relative_to(out).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in _files(out)
+    }
+
+
+def _files(out: Path) -> Iterator[Path]:
+    for path in sorted(out.rglob("*")):
+        if path.is_file() and path.relative_to(out).parts[0] != ".docr":
+            yield path

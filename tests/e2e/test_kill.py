@@ -1,0 +1,180 @@
+"""kill -9 at any moment, then the same command again: nothing lost, nothing done twice."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import pdfs
+from tests.e2e.cli import SLOW_ECHO, docr, inodes, manifest, start, tree
+
+pytestmark = pytest.mark.e2e
+
+MOMENTS = 50
+BATCHES = 5
+PAGES = 40
+DEADLINE_S = 60
+
+
+def arguments(source: Path, out: Path) -> list[str | Path]:
+    return ["convert", "--engine", SLOW_ECHO, "--mode", "tiny", source, "-o", out]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill") / "pdfs"
+    folder.mkdir()
+    for number in range(4):
+        pdfs.text_pdf(folder / f"{number}.pdf", pages=PAGES // 4, text=f"document {number}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The tree of an uninterrupted run, and the seconds from its first record to its last."""
+    out = tmp_path_factory.mktemp("kill") / "out"
+    assert docr(*arguments(source, out)).returncode == 0
+    written = sorted(path.stat().st_mtime for path in out.rglob("page-*.json"))
+    assert len(written) == PAGES
+    return out, written[-1] - written[0]
+
+
+def page_files(out: Path) -> list[Path]:
+    return [path for path in out.rglob("page-*.json") if ".docr" not in path.parts]
+
+
+def wait_for_first_record(out: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (out.exists() and page_files(out)):
+        assert time.monotonic() < deadline, "no record in time"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_kill_and_resume(
+    batch: int, source: Path, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    expected, duration = undisturbed
+    moments = random.Random(batch)
+    interrupted = 0
+    for number in range(MOMENTS // BATCHES):
+        out = tmp_path / str(number)
+        process = start(*arguments(source, out))
+        wait_for_first_record(out)
+        time.sleep(moments.uniform(0, duration))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept = {path.relative_to(out).as_posix() for path in page_files(out)}
+        interrupted += len(kept) < PAGES
+        before = inodes(out)
+
+        again = docr(*arguments(source, out))
+        assert again.returncode == 0, again.stderr
+        after = inodes(out)
+        assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+        assert tree(out) == tree(expected)
+    assert interrupted >= 0.8 * MOMENTS / BATCHES, f"only {interrupted} kills interrupted work"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_cleanly_and_says_how_to_resume(
+    number: signal.Signals, source: Path, tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    from tests.e2e.cli import environment
+
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "docr", *map(str, arguments(source, out))],
+        stderr=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
+    )
+    wait_for_first_record(out)
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=DEADLINE_S)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 128 + number
+    text = said.decode()
+    assert "docr convert" in text and "Traceback" not in text
+    lines = manifest(out)
+    assert 0 < len(lines) <= PAGES
+    assert docr(*arguments(source, out)).returncode == 0
+    assert len(manifest(out)) == PAGES
+
+
+def test_nothing_outlives_a_killed_run(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(*arguments(source, out))
+    wait_for_first_record(out)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family, "rendering happens in children"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+
+
+def test_a_second_run_on_a_folder_is_refused_at_once(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(*arguments(source, out))
+    try:
+        wait_for_first_record(out)
+        second = docr(*arguments(source, out))
+        assert second.returncode == 6, second.stderr
+        assert str(process.pid) in second.stderr
+    finally:
+        assert process.wait(DEADLINE_S) == 0
+    assert len(page_files(out)) == PAGES
+
+
+def test_an_engine_that_hangs_can_be_interrupted(source: Path, tmp_path: Path) -> None:
+    process = start(
+        *("convert", "--engine", "tests.fakes.engines:hang", "--mode", "tiny"),
+        *(source, "-o", tmp_path / "out"),
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while not (tmp_path / "out/.docr/lock").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(2)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 143
+    assert time.monotonic() - begin < 15
+
+
+def test_an_engine_that_kills_the_process_leaves_what_is_finished(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    crashed = docr(
+        *("convert", "--engine", "tests.fakes.engines:crash", "--mode", "tiny"),
+        *(source, "-o", out),
+    )
+    assert crashed.returncode != 0
+    again = docr(*arguments(source, out))
+    assert again.returncode == 0, again.stderr
+    assert len(page_files(out)) == PAGES
+
+
+@pytest.fixture(autouse=True)
+def no_child_left() -> Iterator[None]:
+    """No test of this file leaves a process behind."""
+    yield
+    deadline = time.monotonic() + 5
+    while True:
+        left = [each for each in psutil.Process(os.getpid()).children(recursive=True)]
+        left = [each for each in left if "docr" in " ".join(each.cmdline())]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert not left

@@ -1,0 +1,153 @@
+"""Engines without a model, for tests of all that surrounds one; none of them loads torch.
+
+Chosen by name: `docr convert --engine tests.fakes.engines:echo ...`. Those that misbehave do so on
+pages with the number 3, so that there are pages before and after.
+"""
+
+import hashlib
+import os
+import signal
+import time
+from collections import deque
+from functools import cache
+
+from tokenizers import Tokenizer
+
+from docr.engine.config import EngineConfig, EngineInfo
+from docr.errors import DeviceError
+from docr.types import Completion, PageFailure, PageInputs
+from tests.fakes.tokenizer import tokenizer_file
+
+BAD_NUMBER = 3  # 1-based
+PAGES_AT_ONCE = 8
+SLOW_S = 0.03
+BABBLE_BYTES = 1_000_000
+
+EOS = "<｜end▁of▁sentence｜>"
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(tokenizer_file()))
+
+
+def fingerprint(inputs: PageInputs) -> str:
+    """The same for the same pixels and prompt, and for nothing else."""
+    digest = hashlib.sha256(inputs.views.global_view.tobytes())
+    digest.update(inputs.views.tiles.tobytes())
+    digest.update(inputs.input_ids.tobytes())
+    return digest.hexdigest()
+
+
+def page_text(inputs: PageInputs) -> str:
+    """What `echo` reads on a page, in the model's grammar."""
+    return (
+        f"<|ref|>title<|/ref|><|det|>[[99, 52, 871, 101]]<|/det|>\n"
+        f"# page {inputs.ref.number}\n\n"
+        f"<|ref|>text<|/ref|><|det|>[[99, 120, 871, 873]]<|/det|>\n"
+        f"{fingerprint(inputs)}  "
+    )
+
+
+class EchoEngine:
+    """Takes pages in order, a few at once, and returns them one by one. Implements Engine."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        batch_pages = config.batch_size or PAGES_AT_ONCE
+        self.info = EngineInfo(
+            model_name=config.model_name,
+            revision=config.revision,
+            device="cpu",
+            dtype="float32",
+            tokenizer_file=tokenizer_file(),
+            max_batch_pages=batch_pages,
+        )
+        self._pages: deque[PageInputs] = deque()
+
+    def wants(self) -> int:
+        return max(0, self.info.max_batch_pages + 2 - len(self._pages))
+
+    def add(self, inputs: PageInputs) -> None:
+        assert len(inputs.input_ids) == len(inputs.image_mask)
+        self._pages.append(inputs)
+
+    @property
+    def pending(self) -> int:
+        return len(self._pages)
+
+    def step(self) -> list[Completion | PageFailure]:
+        return [self.read(self._pages.popleft())] if self._pages else []
+
+    def close(self) -> None:
+        self._pages.clear()
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        text = page_text(inputs)
+        ids = tokenizer().encode(text + EOS, add_special_tokens=False).ids
+        return Completion(
+            ref=inputs.ref,
+            token_ids=tuple(ids),
+            text=text,
+            finish_reason="stop",
+            mean_logprob=-0.125,
+            min_logprob=-0.5,
+            seconds={"vision": 0.001, "prefill": 0.001, "decode": 0.001},
+        )
+
+
+class SlowEchoEngine(EchoEngine):
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        time.sleep(SLOW_S)
+        return super().read(inputs)
+
+
+class CrashEngine(EchoEngine):
+    """Dies as a process does that the system kills: no clean-up, no message."""
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        if inputs.ref.number == BAD_NUMBER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(inputs)
+
+
+class HangEngine(EchoEngine):
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        while inputs.ref.number == BAD_NUMBER:
+            time.sleep(0.1)
+        return super().read(inputs)
+
+
+class BabbleEngine(EchoEngine):
+    """Never comes to an end: a megabyte of dots on every page."""
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        dots = "." * BABBLE_BYTES
+        (dot,) = tokenizer().encode(".", add_special_tokens=False).ids
+        ids = (dot,) * BABBLE_BYTES
+        return Completion(inputs.ref, ids, dots, "length", -0.01, -0.01, {"decode": 0.1})
+
+
+class OutOfMemoryEngine(EchoEngine):
+    """Has no room for every third page."""
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        if inputs.ref.number % BAD_NUMBER == 0:
+            message = "a page of 120 tokens does not fit: fake memory is full"
+            return PageFailure(inputs.ref, "generate", "out-of-memory", message)
+        return super().read(inputs)
+
+
+class LostDeviceEngine(EchoEngine):
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        if inputs.ref.number == BAD_NUMBER:
+            raise DeviceError("cuda:0 failed: fake device fell off the bus")
+        return super().read(inputs)
+
+
+echo = EchoEngine
+slow_echo = SlowEchoEngine
+crash = CrashEngine
+hang = HangEngine
+babble = BabbleEngine
+out_of_memory = OutOfMemoryEngine
+raises = LostDeviceEngine

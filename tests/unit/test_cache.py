@@ -1,0 +1,150 @@
+"""The KV cache against one that keeps every page apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from docr.engine.cache import KVCache, bytes_per_token
+from docr.engine.scheduler import BLOCK, Scheduler
+from docr.engine.sequence import Sequence
+from docr.types import PageRef
+
+LAYERS, HEADS, HEAD_DIM = 2, 3, 4
+
+
+def make_cache(tokens: int) -> KVCache:
+    return KVCache(
+        layers=LAYERS,
+        heads=HEADS,
+        head_dim=HEAD_DIM,
+        tokens=tokens,
+        longest_row=4 * BLOCK,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+
+
+def page(number: int, prompt: int, new: int) -> Sequence:
+    mask = np.zeros(prompt, np.bool_)
+    return Sequence(
+        PageRef(Path("a.pdf"), number), np.zeros(prompt, np.int64), mask, None, new, number
+    )
+
+
+class Apart:
+    """What a cache must hold: keys and values of each page, layer by layer, never shared."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Sequence, list[tuple[Tensor, Tensor]]] = {}
+        self.generator = torch.Generator().manual_seed(0)
+
+    def fresh(self, pages: int, tokens: int) -> Tensor:
+        return torch.randn(pages, HEADS, tokens, HEAD_DIM, generator=self.generator)
+
+    def prefill(self, cache: KVCache, pages: list[Sequence]) -> None:
+        view = cache.prefilling(pages)
+        longest = max(page.length for page in pages)
+        for layer in range(LAYERS):
+            k, v = self.fresh(len(pages), longest), self.fresh(len(pages), longest)
+            keys, values, mask = view.extend(layer, k, v)
+            assert keys is k and values is v and mask is None
+            for page, key, value in zip(pages, k, v, strict=True):
+                own = (key[:, : page.length], value[:, : page.length])
+                if layer == 0:
+                    self.kept[page] = []
+                self.kept[page].append(own)
+        for page in pages:
+            page.append(7, -1.0)
+
+    def decode(self, cache: KVCache, pages: list[Sequence]) -> None:
+        view = cache.decoding(pages)
+        assert view.positions.tolist() == [page.length - 1 for page in pages]
+        for layer in range(LAYERS):
+            k, v = self.fresh(len(pages), 1), self.fresh(len(pages), 1)
+            keys, values, mask = view.extend(layer, k, v)
+            assert mask is not None and mask.dtype == torch.bool
+            assert mask.shape == (len(pages), 1, 1, keys.shape[2])
+            for row, page in enumerate(pages):
+                before = self.kept[page][layer]
+                after = (torch.cat((before[0], k[row]), 1), torch.cat((before[1], v[row]), 1))
+                self.kept[page][layer] = after
+                seen = mask[row, 0, 0]
+                assert int(seen.sum()) == page.length and seen[: page.length].all()
+                assert torch.equal(keys[row][:, seen], after[0])
+                assert torch.equal(values[row][:, seen], after[1])
+        for page in pages:
+            page.append(7, -1.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_holds_what_each_page_put_in_whatever_moves(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tokens = int(random.integers(4, 9)) * BLOCK
+    scheduler = Scheduler(max_pages=int(random.integers(2, 6)), cache_tokens=tokens)
+    cache, apart = make_cache(tokens), Apart()
+    pages = [page(i, int(random.integers(5, 600)), int(random.integers(1, 400))) for i in range(8)]
+    for each in pages:
+        scheduler.add(each)
+    while scheduler.pending:
+        admitted, _ = scheduler.admit()
+        cache.arrange(scheduler.running, scheduler.row_length)
+        if admitted:
+            apart.prefill(cache, admitted)
+        for each in [each for each in scheduler.running if each.length >= each.max_length]:
+            scheduler.remove(each)
+        scheduler.reserve(8)
+        cache.arrange(scheduler.running, scheduler.row_length)
+        for _ in range(8):
+            if not scheduler.running:
+                break
+            apart.decode(cache, list(scheduler.running))
+            done = [each for each in scheduler.running if each.length >= each.max_length]
+            for each in done:
+                scheduler.remove(each)
+            if done:
+                break
+    assert len(apart.kept) == len(pages)
+
+
+def test_decoding_reads_the_cache_in_place() -> None:
+    cache, apart = make_cache(4 * BLOCK), Apart()
+    pages = [page(i, 20, 50) for i in range(2)]
+    cache.arrange(pages, BLOCK)
+    apart.prefill(cache, pages)
+    view = cache.decoding(pages)
+    first = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
+    second = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
+    assert first.data_ptr() == second.data_ptr()
+    assert first.shape == (2, HEADS, 21, HEAD_DIM)
+
+
+def test_rows_that_change_length_keep_their_tokens() -> None:
+    cache, apart = make_cache(8 * BLOCK), Apart()
+    pages = [page(i, 100 + i, 50) for i in range(2)]
+    cache.arrange(pages, BLOCK)
+    apart.prefill(cache, pages)
+    for row_length in (4 * BLOCK, BLOCK, 2 * BLOCK, 3 * BLOCK, 2 * BLOCK):
+        cache.arrange(pages, row_length)
+        assert cache.row_length == row_length
+        apart.decode(cache, pages)  # compares
+
+
+def test_what_is_not_finite_can_be_wiped_out() -> None:
+    cache, apart = make_cache(2 * BLOCK), Apart()
+    spoilt, healthy = page(0, 100, 50), page(1, 10, 50)
+    cache.arrange([spoilt], BLOCK)
+    apart.prefill(cache, [spoilt])
+    nan = torch.full((1, HEADS, 1, HEAD_DIM), torch.nan)
+    cache.decoding([spoilt]).extend(1, nan, nan)
+    cache.clear(spoilt)
+    cache.arrange([healthy], BLOCK)
+    apart.prefill(cache, [healthy])
+    keys, values, _ = cache.decoding([healthy]).extend(1, apart.fresh(1, 1), apart.fresh(1, 1))
+    assert keys.isfinite().all() and values.isfinite().all()
+
+
+def test_bytes_per_token_of_the_released_model() -> None:
+    assert bytes_per_token(layers=12, heads=10, head_dim=128, dtype=torch.bfloat16) == 61_440
