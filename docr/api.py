@@ -43,6 +43,14 @@ from docr.survey import Survey
 from docr.types import Grid
 from docr.writer import PageWriter
 
+_REASONS = {
+    "hidden": "hidden",
+    "other": "neither PDF nor image",
+    "excluded": "by --include or --exclude",
+    "output folder": "output folder",
+    "linked directory": "linked directory",
+}
+
 _RENDER_WORKERS = 8
 """Most rendering processes a rank: four feed the fastest GPU there is."""
 
@@ -327,5 +335,5 @@ def _skipped(counts: Counter[str]) -> str:
     total = sum(counts.values())
     if not total:
         return ""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return f"passed over {total} {'entry' if total == 1 else 'entries'}: {reasons}"
+    reasons = ", ".join(f"{count} {_REASONS[reason]}" for reason, count in sorted(counts.items()))
+    return f"passed over {reasons}"

@@ -72,6 +72,13 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentsCounted:
+    """The walk is through, far ahead of the work: so many files there are."""
+
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReady:
     """The engine is loaded: only now is a page recognised."""
 
@@ -141,6 +148,7 @@ class Notice:
 
 Event = (
     RunStarted
+    | DocumentsCounted
     | ModelReady
     | DocumentFound
     | DocumentFailed

@@ -18,6 +18,7 @@ from docr.events import (
     DocumentFailed,
     DocumentFinished,
     DocumentFound,
+    DocumentsCounted,
     Event,
     ModelReady,
     Notice,
@@ -96,8 +97,12 @@ class Job:
             ModelError, OutputError: the run cannot go on; what is finished stays.
         """
         begin = time.monotonic()
+        counted = False
         try:
             while not self._ended():
+                if not counted and (total := self._survey.total) is not None:
+                    counted = True
+                    yield DocumentsCounted(total)
                 yield from self._hand_out()
                 if self._workforce.pending:
                     for message in self._workforce.poll(_POLL_SECONDS):

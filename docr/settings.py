@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from docr.errors import UsageError
 
@@ -72,6 +72,10 @@ class Settings:
     keep_tokens: bool = False
 
     def __post_init__(self) -> None:
+        for name, known in (("mode", ModeName), ("task", Task), ("dtype", Dtype)):
+            if getattr(self, name) not in get_args(known):
+                choices = ", ".join(get_args(known))
+                raise UsageError(f"--{name} is one of {choices}; not {getattr(self, name)!r}")
         if not 2 <= self.max_tiles <= 9:
             raise UsageError(f"--max-tiles is 2 to 9, not {self.max_tiles}")
         if self.task == "locate" and not self.query and self.prompt is None:

@@ -4,6 +4,7 @@ Runs a few documents ahead of the work, in threads: hashing waits for the disk a
 a child process, and neither may keep a device waiting.
 """
 
+import copy
 import hashlib
 import os
 from collections import deque
@@ -86,10 +87,26 @@ class Survey:
         self._walked = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="survey")
         self._ahead: deque[Future[Document]] = deque()
+        self._closed = False
+        self._total = self._pool.submit(self._count_files, copy.deepcopy(discovery))
 
     def close(self) -> None:
         """Wait for the threads; what they were looking at is dropped."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def total(self) -> int | None:
+        """How many documents there are; None until a walk of its own has counted them."""
+        return self._total.result() if self._total.done() else None
+
+    def _count_files(self, discovery: Discovery) -> int:
+        count = 0
+        for _ in discovery:
+            count += 1
+            if self._closed:
+                break
+        return count
 
     @property
     def exhausted(self) -> bool:

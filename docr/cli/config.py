@@ -37,7 +37,7 @@ _AUTO = ("batch_size", "gpus", "render_workers")  # None is spelled "auto" there
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
 # Whether these are right depends on each other, so they are only checked together.
-_DEPENDENT = ("task", "query", "prompt", OUT)
+_DEPENDENT = ("task", "query", OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +140,18 @@ def _read_env(environ: Mapping[str, str]) -> Iterable[tuple[str, Value]]:
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in _TYPES:
-            hint = _did_you_mean(name, spell=lambda key: ENV_PREFIX + key.upper().replace("-", "_"))
-            raise IncompatibleError(f"environment: unknown variable {variable}{hint}")
+            raise IncompatibleError(f"unknown variable {variable}{_did_you_mean(name, env=True)}")
         try:
             yield name, _from_text(name, environ[variable])
         except UsageError as error:
             raise IncompatibleError(f"{variable}: {error}") from error
 
 
-def _did_you_mean(key: str, spell=str) -> str:  # type: ignore[no-untyped-def]
+def _did_you_mean(key: str, *, env: bool = False) -> str:
     near = difflib.get_close_matches(key.replace("_", "-"), setting_names(), n=1)
-    return f"; did you mean {spell(near[0])}?" if near else "; see: docr config"
+    if not near:
+        return "; docr config shows all settings"
+    return f"; did you mean {ENV_PREFIX + near[0].upper().replace('-', '_') if env else near[0]}?"
 
 
 def _check_alone(origin: str, layer: Mapping[str, Value]) -> None:
@@ -164,22 +165,22 @@ def _check_alone(origin: str, layer: Mapping[str, Value]) -> None:
             raise IncompatibleError(f"{origin}: {error}") from error
 
 
-def _plain_type(name: str) -> tuple[object, bool]:
-    """A setting's type without "or None", and whether None is allowed."""
+def _plain_type(name: str) -> object:
+    """A setting's type without "or None"."""
     hint = _TYPES[name]
     if isinstance(hint, UnionType):
-        (plain,) = (part for part in get_args(hint) if part is not type(None))
-        return plain, True
-    return hint, False
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    return hint
 
 
 def _from_toml(name: str, value: object) -> Value:
-    plain, optional = _plain_type(name)
+    plain = _plain_type(name)
     if plain == tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise UsageError("a list of strings is wanted")
         return tuple(value)
-    if isinstance(value, str) and (plain is str or get_origin(plain) is Literal or optional):
+    is_text = plain is str or get_origin(plain) is Literal or (name in _AUTO and value == "auto")
+    if is_text and isinstance(value, str):
         return _from_text(name, value)
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -190,7 +191,7 @@ def _from_toml(name: str, value: object) -> Value:
 
 def _from_text(name: str, text: str) -> Value:
     """Understand a value as the environment and the command line spell it."""
-    plain, _ = _plain_type(name)
+    plain = _plain_type(name)
     if name in _AUTO and text == "auto":
         return None
     if name == "dtype":

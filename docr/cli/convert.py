@@ -1,8 +1,9 @@
 """`docr convert`: the options of a run, and a thin layer over docr.job."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from typer.models import OptionInfo
@@ -21,11 +22,30 @@ _RUN, _ADVANCED = "Run", "Advanced"
 
 
 def _value(
-    panel: str, metavar: str, text: str, *, min: int | None = None, max: int | None = None
+    panel: str,
+    metavar: str,
+    text: str,
+    *,
+    min: int | None = None,
+    max: int | None = None,
+    words: Sequence[str] = (),
 ) -> OptionInfo:
-    """An option with a value; None means that the command line does not say."""
+    """An option with a value; None means that the command line does not say.
+
+    `words` are for completion. They are no type of the option: typer would load pydantic for it,
+    and `configure` checks them with a better message.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
     option: OptionInfo = typer.Option(
-        metavar=metavar, help=text, rich_help_panel=panel, min=min, max=max
+        metavar=metavar,
+        help=text,
+        rich_help_panel=panel,
+        min=min,
+        max=max,
+        autocompletion=complete if words else None,
     )
     return option
 
@@ -120,19 +140,25 @@ def convert(
         _value(_MODEL, "auto|N", "Most pages recognised at once [auto: as memory allows]."),
     ] = None,
     mode: Annotated[
-        ModeName | None,
+        str | None,
         _value(
             _PAGE,
             "MODE",
             "How much the model sees: tiny, small, base, large, gundam or gundam-m [gundam].",
+            words=get_args(ModeName),
         ),
     ] = None,
     max_tiles: Annotated[
         int | None, _value(_PAGE, "2..9", "Most tiles in the gundam modes [9].", min=2, max=9)
     ] = None,
     task: Annotated[
-        Task | None,
-        _value(_PAGE, "TASK", "markdown, ocr, image, figure, describe or locate [markdown]."),
+        str | None,
+        _value(
+            _PAGE,
+            "TASK",
+            "markdown, ocr, image, figure, describe or locate [markdown].",
+            words=get_args(Task),
+        ),
     ] = None,
     query: Annotated[str | None, _value(_PAGE, "TEXT", "What --task locate looks for.")] = None,
     prompt: Annotated[str | None, _value(_PAGE, "TEXT", "Ask this instead of a task.")] = None,
@@ -203,7 +229,7 @@ def convert(
     from docr.cli.run import Report, run_to_folder, run_to_stdout
 
     place = configured.out or DEFAULT_OUT
-    if configured.out is None:
+    if configured.out is None and not quiet:
         say(f"results go to ./{DEFAULT_OUT}; -o OUT puts them elsewhere")
     request = JobRequest(
         inputs=tuple(paths or ()),

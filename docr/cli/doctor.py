@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,10 +140,10 @@ def _devices() -> Iterator[Check]:
     if best.type == "cuda":
         found = [resolve_device(f"cuda:{index}") for index in range(len(found))]
     for index, device in enumerate(found):
-        name = names[index] if device.type == "cuda" and index < len(names) else ""
+        name = f" {names[index]}" if device.type == "cuda" and index < len(names) else ""
         dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
         free = free_bytes(device)
-        yield Check("device", "ok", f"{device} {name}, {free / 1e9:.1f} GB free, {dtype}")
+        yield Check("device", "ok", f"{device}{name}, {free / 1e9:.1f} GB free, {dtype}")
     value_bytes = resolve_dtype("auto", best).itemsize
     yield _what_fits(free_bytes(best), value_bytes)
 
@@ -189,10 +190,9 @@ def _weights() -> Check:
 
 
 def _hub() -> Check:
-    from huggingface_hub import constants
+    from docr.models.files import hub_state
 
-    state = "offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "online"
-    return Check("hub", "ok", f"{constants.ENDPOINT}, {state}, cache {constants.HF_HUB_CACHE}")
+    return Check("hub", "ok", hub_state())
 
 
 def _room() -> Iterator[Check]:
@@ -232,9 +232,8 @@ def _rendering() -> Check:
         try:
             with open_cage(Settings(mode="tiny"), workers=1) as cage:
                 cage.submit(RenderTask(source, (0,)))
-                pages = []
-                while not pages:
-                    pages = cage.poll(1.0, limit=1)
+                while not (pages := cage.poll(1.0, limit=1)):
+                    pass
         except DocrError as error:
             return Check("rendering", "fail", str(error))
     page = pages[0]
@@ -245,37 +244,21 @@ def _rendering() -> Check:
 
 def _recognition() -> Check:
     """Recognise the test page with the chosen model."""
-    import docr.api
-    from docr.api import JobRequest
-    from docr.events import Event, PageFinished
-    from docr.job import Stop
-    from docr.settings import Settings
-
-    pages: list[PageFinished] = []
-
-    def observe(event: Event) -> None:
-        if isinstance(event, PageFinished):
-            pages.append(event)
+    from docr.api import iter_pages
 
     with tempfile.TemporaryDirectory(prefix="docr-") as folder:
         path = Path(folder) / "test.pdf"
         path.write_bytes(_TEST_PAGE)
-        request = JobRequest(
-            inputs=(str(path),),
-            settings=Settings(mode="tiny", task="ocr", max_tokens=32, gpus=1),
-            out=None,
-            files_from=None,
-            files_from_nul=False,
-        )
+        begin = time.monotonic()
         try:
-            docr.api.run(request, observer=observe, stop=Stop())
+            pages = list(iter_pages([path], mode="tiny", task="ocr", max_tokens=32, gpus=1))
         except DocrError as error:
             return Check("recognition", "fail", str(error))
-    text = pages[0].result.markdown if pages and pages[0].result is not None else None
-    seconds = pages[0].seconds if pages else 0.0
+    text = pages[0].markdown if pages else None
     read = text is not None and "docr" in text.lower()
+    seconds = time.monotonic() - begin
     return Check(
         "recognition",
         "ok" if read else "warn",
-        f'"docr test" was read as {text!r} in {seconds:.1f} s',
+        f'"docr test" was read as {text!r}, {seconds:.1f} s with loading',
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import docr.api
 from docr.api import JobRequest, PlannedDocument
-from docr.cli.messages import emit, printable
+from docr.cli.messages import count, emit, printable
 
 
 def show_plan(request: JobRequest, *, as_json: bool) -> int:
@@ -39,7 +39,7 @@ def _plan_line(document: PlannedDocument) -> str:
     if document.error is not None:
         return f"cannot be read: {printable(document.error)}"
     todo = document.pages - document.reused
-    parts = [f"{document.pages} pages", f"{todo} to do"]
+    parts = [count(document.pages, "page"), f"{todo} to do"]
     if document.redo:
         parts.append(f"{document.redo} of them again")
     parts.append(f"{document.vision_tokens} vision tokens")
@@ -49,8 +49,8 @@ def _plan_line(document: PlannedDocument) -> str:
 def _grids(grids: Counter[tuple[int, int]]) -> str:
     """Such as "2x3 tiles: 10, no tiles: 1"."""
     return ", ".join(
-        f"{'no tiles' if grid == (1, 1) else f'{grid[0]}x{grid[1]} tiles'}: {count}"
-        for grid, count in sorted(grids.items())
+        f"{'no tiles' if grid == (1, 1) else f'{grid[0]}x{grid[1]} tiles'}: {number}"
+        for grid, number in sorted(grids.items())
     )
 
 
@@ -60,7 +60,8 @@ def _totals(documents: list[PlannedDocument], free: int | None) -> str:
     errors = sum(document.error is not None for document in documents)
     tokens = sum(document.vision_tokens for document in documents)
     grids: Counter[tuple[int, int]] = sum((d.grids for d in documents), Counter())
-    text = f"{len(documents)} files ({errors} unreadable), {pages} pages, {todo} to do, "
+    text = f"{count(len(documents), 'file')} ({errors} unreadable), {count(pages, 'page')}, "
+    text += f"{todo} to do, "
     text += f"{tokens} vision tokens ({_grids(grids)})"
     return text if free is None else f"{text}, {free / 1e9:.1f} GB free"
 

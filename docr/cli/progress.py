@@ -8,12 +8,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from docr.cli.messages import EXIT_MEANINGS, printable, say
+from docr.cli.messages import EXIT_MEANINGS, count, printable, say
 from docr.events import (
     DONE_STATES,
     DocumentFailed,
     DocumentFinished,
     DocumentFound,
+    DocumentsCounted,
     Event,
     ModelReady,
     Notice,
@@ -40,8 +41,8 @@ class Meter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since = clock()  # of the work that rates are about
-        self.documents: int | None = None
-        self.opened = 0
+        self.documents = 0  # opened, or failed to
+        self.documents_total: int | None = None
         self.pages_known = 0
         self.pages_done = 0  # in this run
         self.reused = 0
@@ -51,42 +52,50 @@ class Meter:
     def observe(self, event: Event) -> None:
         """Count an event."""
         match event:
-            case RunStarted():
-                pass
+            case DocumentsCounted():
+                self.documents_total = event.documents
             case ModelReady():
                 self._since = self._clock()  # loading is no part of the speed
             case DocumentFound():
-                self.opened += 1
+                self.documents += 1
                 self.pages_known += event.pages
                 self.reused += event.reused
             case DocumentFailed():
-                self.opened += 1
+                self.documents += 1
                 self.failures += 1
             case PageFinished():
                 self.pages_done += 1
                 self.output_tokens += event.output_tokens
                 self.failures += event.state not in DONE_STATES
-            case DocumentFinished() | Notice():
+            case RunStarted() | DocumentFinished() | Notice():
                 pass
 
     def fields(self) -> list[str]:
         """What there is to tell: documents, pages, speed, remaining time, failures."""
         seconds = self._clock() - self._since
-        files = f"{self.opened}" if self.documents is None else f"{self.opened}/{self.documents}"
-        parts = [f"{files} files", f"{self.reused + self.pages_done}/{self.pages_known} pages"]
+        total = self.documents_total
+        files = (
+            count(self.documents, "file") if total is None else f"{self.documents}/{total} files"
+        )
+        parts = [
+            files,
+            f"{self.reused + self.pages_done}/{self.pages_known} pages",
+        ]
         if self.pages_done and seconds > 0:
             parts.append(f"{self.pages_done / seconds:.3g} pages/s")
             parts.append(f"{self.output_tokens / seconds:.3g} tokens/s")
         eta = self._eta_seconds(seconds)
         if eta is not None:
-            # Files not yet opened have pages that nobody has counted.
-            bound = "ETA" if self.opened == self.documents else "ETA at least"
-            parts.append(f"{bound} {duration(eta)}")
+            parts.append(f"ETA {'at least ' if total is None else ''}{duration(eta)}")
         parts.append(f"{self.failures} failed")
         return parts
 
     def _eta_seconds(self, seconds: float) -> float | None:
-        left = self.pages_known - self.reused - self.pages_done
+        pages = self.pages_known
+        if self.documents_total is not None and self.documents > 0:
+            # Files that are not open yet are taken to be as long as those that are.
+            pages = round(pages * max(1.0, self.documents_total / self.documents))
+        left = pages - self.reused - self.pages_done
         if self.pages_done < _MIN_ETA_PAGES or left <= 0:
             return None
         return left * seconds / self.pages_done
@@ -161,8 +170,9 @@ class Progress:
             case Notice() if not self._quiet:
                 self.line(f"note: {event.text}")
             case ModelReady() if not self._quiet:
+                revision = f" ({event.revision[:12]})" if event.revision else ""
                 self.line(
-                    f"{event.model} ({event.revision[:12]}) on {event.device}, {event.dtype}, "
+                    f"{event.model}{revision} on {event.device}, {event.dtype}, "
                     f"loaded in {event.seconds:.1f} s"
                 )
             case _:
@@ -208,7 +218,7 @@ class Progress:
             meter = self._meter
             done, known = meter.reused + meter.pages_done, meter.pages_known
             text = " · ".join(meter.fields())
-        bar = ProgressBar(total=known or None, completed=done, pulse=not known)
+        bar = ProgressBar(total=known or 1, completed=done)
         return Group(bar, Text(text, overflow="ellipsis", no_wrap=True))
 
 
@@ -216,18 +226,18 @@ def summary_line(tally: Tally, exit_code: int) -> str:
     """A run in one line: pages by state, files, speed, and the exit code in words."""
     states = {state: tally.pages[state] for state in DONE_STATES if tally.pages[state]}
     failed = Counter({s: n for s, n in tally.pages.items() if n and s not in DONE_STATES})
-    parts = [f"{count} {state}" for state, count in states.items()]
+    parts = [f"{number} {state}" for state, number in states.items()]
     if failed:
         codes = ", ".join(f"{s.removeprefix('failed:')} {n}" for s, n in failed.most_common())
         parts.append(f"{failed.total()} failed ({codes})")
-    text = f"{tally.page_count} pages: {', '.join(parts) or 'none'}"
-    text += f"; {tally.documents} files"
+    text = f"{count(tally.page_count, 'page')}: {', '.join(parts) or 'none'}"
+    text += f"; {count(tally.documents, 'file')}"
     if tally.failed_documents:
         text += f", {tally.failed_documents} unreadable"
     if tally.reused:
-        text += f"; {tally.reused} pages were done before"
+        text += f"; {count(tally.reused, 'page')} done before"
     if tally.open:
-        text += f"; {tally.open} pages are open"
+        text += f"; {count(tally.open, 'page')} open"
     fresh = tally.page_count - tally.reused
     if tally.seconds > 0:
         text += f"; {duration(tally.seconds)}"
@@ -264,7 +274,7 @@ def _live_display(draw: Callable[[], "RenderableType"]) -> "Live":
     return Live(
         console=_console(),
         get_renderable=draw,
-        refresh_per_second=4,
+        refresh_per_second=2,
         transient=True,
         redirect_stdout=False,  # results are nobody's to redraw
     )

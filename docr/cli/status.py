@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docr.cli.messages import emit, printable
+from docr.cli.messages import count, emit, printable
 from docr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,13 +56,18 @@ def status(
 
 
 def _as_object(found: "Status", code: int) -> dict[str, object]:
-    from docr.cli.run import summary
-
+    tally = found.tally
     return {
-        **summary(found.tally, code, None),
+        "documents": tally.documents,
+        "failed_documents": tally.failed_documents,
+        "pages": dict(sorted(tally.pages.items())),
+        "output_tokens": tally.output_tokens,
+        "vision_tokens": tally.vision_tokens,
+        "failures": tally.failures,
         "incomplete": found.incomplete,
         "failed": [asdict(outcome) for outcome in found.failures],
         "doubtful": [asdict(outcome) for outcome in found.doubtful],
+        "exit_code": code,
     }
 
 
@@ -71,9 +76,7 @@ def _print_status(found: "Status", code: int) -> None:
 
     emit(summary_line(found.tally, code) + "\n")
     if found.incomplete:
-        emit(
-            f"{found.incomplete} files have pages without a record: not selected, or not reached\n"
-        )
+        emit(f"{count(found.incomplete, 'file')} with pages not selected, or not reached yet\n")
     for outcome in found.failures[:_SHOWN]:
         emit(f"  {_describe(outcome)}: {printable(outcome.message or 'no message')}\n")
     if len(found.failures) > _SHOWN:

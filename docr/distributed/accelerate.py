@@ -219,9 +219,9 @@ def rank_count(settings: Settings) -> int:
     """
     if settings.device not in ("auto", "cuda") or settings.engine is not None:
         return settings.gpus or 1
-    import torch  # only here: on a CPU the coordinator of several ranks does without
+    from docr.engine.device import cuda_device_count  # torch: only where devices must be counted
 
-    visible = torch.cuda.device_count()
+    visible = cuda_device_count()
     if settings.gpus is None:
         return max(1, visible)
     if settings.gpus > max(1, visible):

@@ -4,8 +4,6 @@ Shapes: B pages, T tokens of this call, K tokens to attend to, H heads, hd head 
 L row length in tokens.
 """
 
-from collections.abc import Sequence as List
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,11 @@ class KVCache:
 
     Each layer's keys, and its values, are a flat tensor seen as [R,H,L,hd]. Rows of running pages
     come first and without gaps, so that a decoding step reads a plain view of the first B rows
-    and nothing is gathered or copied. Another row length is another view of the same memory.
+    and nothing is gathered or copied. Another row length is another view of the same memory; on
+    a CPU, memory behind the rows in use is not even backed by the system.
+
+    What lies behind a page's end in its row is masked, but must be finite: 0 x NaN would be NaN.
+    So whenever a row gets other content, its rest is overwritten with zeros.
 
     Args:
         tokens: of all pages together.
@@ -42,9 +44,8 @@ class KVCache:
     ) -> None:
         self.tokens = tokens
         self._heads, self._head_dim = heads, head_dim
-        # Zeros, not empty: what lies behind a page's end is masked, but 0 x NaN would be NaN.
         self._memory = [
-            torch.zeros(tokens * heads * head_dim, device=device, dtype=dtype)
+            torch.empty(tokens * heads * head_dim, device=device, dtype=dtype)
             for _ in range(2 * layers)
         ]
         # Allocated now: memory running out while rows are half moved would ruin their pages.
@@ -54,7 +55,7 @@ class KVCache:
         self._rows = self._views(tokens)
         self._pages: list[Sequence] = []
 
-    def arrange(self, running: List[Sequence], row_length: int) -> None:
+    def arrange(self, running: list[Sequence], row_length: int) -> None:
         """Give page i of `running` row i, of this length, keeping what rows of known pages hold.
 
         A known page's new row must not lie behind its old one, and new pages come last; removing
@@ -62,9 +63,14 @@ class KVCache:
         """
         for row, page in enumerate(running):
             if page in self._pages[row + 1 :]:
-                self._move(self._pages.index(page), row, page.length - 1)
+                source = self._pages.index(page)
+                for rows in self._rows:
+                    _fill(rows[row], rows[source], page.length - 1)
+        kept = [page.length - 1 for page in running if page in self._pages]
         if row_length != self.row_length:
-            self._cut(row_length, [page.length - 1 for page in running if page in self._pages])
+            self._cut(row_length, kept)
+        for rows in self._rows:
+            rows[len(kept) : len(running)] = 0
         self._pages = list(running)
 
     @property
@@ -72,30 +78,20 @@ class KVCache:
         """Tokens that a row has room for."""
         return self._rows[0].shape[2]
 
-    def prefilling(self, pages: List[Sequence]) -> "Prefilling":
+    def prefilling(self, pages: list[Sequence]) -> "Prefilling":
         """The cache as a prefill of these pages sees it; they may stand in any rows."""
         return Prefilling(self._rows, [self._pages.index(page) for page in pages])
 
-    def decoding(self, pages: List[Sequence]) -> "Decoding":
+    def decoding(self, pages: list[Sequence]) -> "Decoding":
         """The cache as one decoding step of all running pages sees it."""
         assert len(pages) == len(self._pages), (len(pages), len(self._pages))
         return Decoding(self._rows, [page.length - 1 for page in pages])
-
-    def clear(self, page: Sequence) -> None:
-        """Overwrite a page's row: after numbers that are not finite, which no mask can hide."""
-        row = self._pages.index(page)
-        for rows in self._rows:
-            rows[row].zero_()
 
     def _views(self, row_length: int) -> list[Tensor]:
         count = self.tokens // row_length
         size = count * row_length * self._heads * self._head_dim
         shape = (count, self._heads, row_length, self._head_dim)
         return [memory[:size].view(shape) for memory in self._memory]
-
-    def _move(self, source: int, target: int, length: int) -> None:
-        for rows in self._rows:
-            rows[target, :, :length] = rows[source, :, :length]
 
     def _cut(self, row_length: int, lengths: list[int]) -> None:
         """Cut the memory into rows of another length; row i keeps its first lengths[i] tokens."""
@@ -109,8 +105,14 @@ class KVCache:
                 kept = self._one_row[: self._heads * length * self._head_dim]
                 kept = kept.view(self._heads, length, self._head_dim)
                 kept.copy_(before[row, :, :length])
-                after[row, :, :length] = kept
+                _fill(after[row], kept, length)
         self._rows = new
+
+
+def _fill(row: Tensor, content: Tensor, length: int) -> None:
+    """Overwrite a row [H,L,hd] with the first `length` tokens of `content`, zeros behind them."""
+    row[:, :length] = content[:, :length]
+    row[:, length:] = 0
 
 
 class Prefilling:

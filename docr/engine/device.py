@@ -50,6 +50,11 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def cuda_device_count() -> int:
+    """How many CUDA devices this process may use."""
+    return torch.cuda.device_count()
+
+
 def resolve_device(name: str) -> torch.device:
     """The device to run on: `find_device`, and of several CUDA devices the one for this process.
 

@@ -13,7 +13,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from collections.abc import Sequence as List
 from typing import TYPE_CHECKING, Protocol
 
 from docr.engine.config import EngineConfig, EngineInfo
@@ -32,6 +31,9 @@ log = logging.getLogger(__name__)
 
 DECODE_STEPS = 8
 """Tokens per running page in one step(); fewer when a page finishes, so that another can start."""
+
+STEP_SECONDS = 1.0
+"""Fewer also when they take longer than this: between two steps is where a run can be stopped."""
 
 LOOP_INTERVAL = 16
 """A page is looked at for repetition whenever its text is a multiple of this many tokens."""
@@ -111,7 +113,7 @@ def load_factory(name: str) -> EngineFactory:
         raise UsageError(f"an engine is given as MODULE:NAME, not {name!r}")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"no engine {name!r}: {error}") from error
     if not callable(factory):
         raise UsageError(f"{name!r} is no engine factory: it cannot be called")
@@ -243,6 +245,7 @@ class ModelEngine:
         for page in self._scheduler.reserve(DECODE_STEPS):
             self._give_up_for_memory(page, f"the KV cache holds {self._scheduler.cache_tokens}")
         self._runner.arrange(self._scheduler.running, self._scheduler.row_length)
+        begun = time.perf_counter()
         for _ in range(DECODE_STEPS):
             started = time.perf_counter()
             batch = list(self._scheduler.running)
@@ -254,7 +257,7 @@ class ModelEngine:
                 problem = str(error)
             else:
                 self._share("decode", batch, started)
-                if self._take(batch, picks):
+                if self._take(batch, picks) or time.perf_counter() - begun > STEP_SECONDS:
                     return
                 continue
             self._after_out_of_memory("decode", problem)
@@ -264,12 +267,11 @@ class ModelEngine:
                 self._scheduler.halve()
             return
 
-    def _take(self, batch: List[Sequence], picks: "Picks") -> bool:
+    def _take(self, batch: list[Sequence], picks: "Picks") -> bool:
         """Append the picked tokens; whether any page of the batch is finished by that."""
         finished = False
         for page, token, logprob in zip(batch, picks.token_ids, picks.logprobs, strict=True):
             if not math.isfinite(logprob):
-                self._runner.clear(page)
                 message = f"the model computed no number in {self.info.dtype}; try another --dtype"
                 self._give_up(page, "internal", message)
                 finished = True
@@ -309,7 +311,7 @@ class ModelEngine:
         )
         return True
 
-    def _share(self, stage: str, batch: List[Sequence], started: float) -> None:
+    def _share(self, stage: str, batch: list[Sequence], started: float) -> None:
         seconds = time.perf_counter() - started
         for page in batch:
             page.spend(stage, seconds / len(batch))

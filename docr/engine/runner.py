@@ -4,7 +4,6 @@ What runs together, and when, is decided in engine.py and scheduler.py.
 """
 
 import logging
-from collections.abc import Sequence as List
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +80,6 @@ class Runner:
         self._vision: dict[Sequence, Tensor] = {}  # vision tokens [V,D]
 
         self.cache_tokens = config.cache_tokens or self._affordable_tokens(config.batch_size)
-        self.cache_tokens = -(-self.cache_tokens // BLOCK) * BLOCK
         # A page is 1,000 tokens or more. With rows for more pages than fit, pixels would wait.
         fitting = max(1, self.cache_tokens // 1024)
         self.max_pages = config.batch_size or min(self.limits.pages, fitting)
@@ -97,12 +95,12 @@ class Runner:
                 dtype=self.dtype,
             )
 
-    def arrange(self, running: List[Sequence], row_length: int) -> None:
+    def arrange(self, running: list[Sequence], row_length: int) -> None:
         """Lay out the KV cache: page i of `running` in row i, each row of this many tokens."""
         self._cache.arrange(running, row_length)
 
     @torch.inference_mode()
-    def encode(self, views: List[View]) -> None:
+    def encode(self, views: list[View]) -> None:
         """Encode views of one size; a page all of whose views are encoded drops its pixels.
 
         Raises:
@@ -131,7 +129,7 @@ class Runner:
         del self._features[page]
 
     @torch.inference_mode()
-    def prefill(self, pages: List[Sequence]) -> Picks:
+    def prefill(self, pages: list[Sequence]) -> Picks:
         """Run prompts, and what has been generated before a page was put back; pick a token.
 
         Raises:
@@ -156,7 +154,7 @@ class Runner:
             return self._pick(pages, hidden[torch.arange(len(pages), device=self.device), last])
 
     @torch.inference_mode()
-    def decode(self, pages: List[Sequence]) -> Picks:
+    def decode(self, pages: list[Sequence]) -> Picks:
         """Take each running page one token further. `pages` are all of them, in row order.
 
         Raises:
@@ -168,7 +166,7 @@ class Runner:
             hidden = self._model(self._model.embed(last), cache.positions[:, None], cache)
             return self._pick(pages, hidden[:, 0])
 
-    def _pick(self, pages: List[Sequence], hidden: Tensor) -> Picks:
+    def _pick(self, pages: list[Sequence], hidden: Tensor) -> Picks:
         banned = [self._ngrams.banned(page.token_ids) for page in pages]
         logits = self._model.logits(hidden)
         return pick(logits, undecodable=self._undecodable, banned=banned)
@@ -177,10 +175,6 @@ class Runner:
         """Drop what is kept for a page beside the KV cache."""
         self._features.pop(page, None)
         self._vision.pop(page, None)
-
-    def clear(self, page: Sequence) -> None:
-        """Overwrite the cache of a page whose numbers are not finite."""
-        self._cache.clear(page)
 
     def release_memory(self) -> None:
         """Give memory back after running out of it, when the exception is gone."""
@@ -210,7 +204,8 @@ class Runner:
                 f"{self.device} has {free / 1e9:.1f} GB free after loading the model, too little "
                 "to work with; free memory there, or choose another device"
             )
-        return min(spare // a_token, (batch_size or self.limits.pages) * self.context)
+        useful = (batch_size or self.limits.pages) * self.context
+        return min(spare // a_token, useful) // BLOCK * BLOCK
 
     @torch.inference_mode()
     def _working_bytes(self) -> int:

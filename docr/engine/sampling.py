@@ -1,7 +1,6 @@
 """From logits to the next token: what may not be said, and the likeliest of the rest."""
 
-from collections.abc import Collection
-from collections.abc import Sequence as List
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +51,7 @@ class Picks:
     logprobs: list[float]
 
 
-def pick(logits: Tensor, *, undecodable: Tensor, banned: List[Collection[int]]) -> Picks:
+def pick(logits: Tensor, *, undecodable: Tensor, banned: Iterable[Collection[int]]) -> Picks:
     """Choose the likeliest allowed token of each row.
 
     The log-probability is the model's own: over all tokens that can be decoded, before the n-gram
@@ -61,7 +60,7 @@ def pick(logits: Tensor, *, undecodable: Tensor, banned: List[Collection[int]]) 
     Args:
         logits: fp32 [B,vocabulary]; overwritten.
         undecodable: bool [vocabulary]; True for rows without a token.
-        banned: B collections of ids.
+        banned: ids that must not be chosen, for each of the B rows.
     """
     logits.masked_fill_(undecodable, -torch.inf)
     total = logits.logsumexp(-1)

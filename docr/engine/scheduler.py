@@ -132,7 +132,7 @@ class Scheduler:
 
     def _stretch(self, tokens: int) -> None:
         """Make rows long enough; make them shorter only where they would be too many."""
-        needed = self._row_for(tokens)
+        needed = _in_blocks(tokens)
         if needed > self.row_length or len(self.running) * self.row_length > self.cache_tokens:
             self.row_length = needed
 
@@ -140,13 +140,13 @@ class Scheduler:
         """Length of a page after so many more tokens, or when it must end."""
         return min(page.length + tokens, page.max_length)
 
-    def _row_for(self, tokens: int) -> int:
-        """Row length for pages of up to `tokens`: at least what every row can have anyway."""
-        share = self.cache_tokens // self.max_pages // BLOCK * BLOCK
-        return max(-(-tokens // BLOCK) * BLOCK, share)
-
     def _fits(self, rows: int, tokens: int) -> bool:
-        return rows * self._row_for(tokens) <= self.cache_tokens
+        return rows * _in_blocks(tokens) <= self.cache_tokens
+
+
+def _in_blocks(tokens: int) -> int:
+    """Tokens rounded up to whole blocks."""
+    return -(-tokens // BLOCK) * BLOCK
 
 
 class BatchLimit:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from docr.errors import CheckpointError, ModelError
@@ -81,6 +81,12 @@ def _resolve_directory(directory: Path, revision: str | None) -> ModelFiles:
 def pull_command(entry: CatalogueEntry, revision: str | None) -> str:
     """The command that fetches a model of the catalogue."""
     return f"docr models pull {entry.name}" + (f" --revision {revision}" if revision else "")
+
+
+def hub_state() -> str:
+    """Where models come from and go to, for people: the hub, whether it may be asked, the cache."""
+    state = "not to be used (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "may be used"
+    return f"{constants.ENDPOINT} {state}, cache {constants.HF_HUB_CACHE}"
 
 
 def missing_files(directory: Path) -> list[str]:

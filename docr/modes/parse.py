@@ -208,19 +208,19 @@ def _block_text(label: str, content: str) -> str:
     text = _without_special(content)
     if label not in _LAYOUT_LABELS and not (text and _LAYOUT_LIKE.fullmatch(label)):
         text = f"{label}\n{text}"
-    return _tidied(text, center=not label.endswith("_caption"))
+    return _tidied(text, keep_center=not label.endswith("_caption"))
 
 
 def _without_special(text: str) -> str:
     return _SPECIAL.sub(" ", text).strip()
 
 
-def _tidied(text: str, *, center: bool) -> str:
-    """Tidy white space and, unless `center`, drop <center>; but not in what stays verbatim."""
+def _tidied(text: str, *, keep_center: bool) -> str:
+    """Tidy white space and, unless `keep_center`, drop <center>; not in what stays verbatim."""
     pieces = []
     for piece, verbatim in _pieces(text):
         if not verbatim:
-            piece = piece if center else _CENTER.sub("", piece)
+            piece = piece if keep_center else _CENTER.sub("", piece)
             *lines, rest = piece.split("\n")  # the rest goes on in the next piece
             piece = "\n".join([*(line.rstrip() for line in lines), rest])
             piece = re.sub(r"\n{3,}", "\n\n", piece)

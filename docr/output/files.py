@@ -125,19 +125,19 @@ class FolderLock:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
             try:
                 _lock(self._descriptor)
+                started = datetime.now(UTC).isoformat(timespec="seconds")
+                content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+                os.ftruncate(self._descriptor, 0)
+                _write_all(self._descriptor, json.dumps(content | {"run": run_id}).encode())
             except (BlockingIOError, PermissionError):
                 holder = _holder(path)
-                os.close(self._descriptor)
+                self.release()
                 raise OutputLocked(
                     f"{escaped(str(path.parent.parent))} is in use by another run{holder}"
                 ) from None
             except OSError:
-                os.close(self._descriptor)
+                self.release()
                 raise
-            started = datetime.now(UTC).isoformat(timespec="seconds")
-            content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-            os.ftruncate(self._descriptor, 0)
-            _write_all(self._descriptor, json.dumps(content | {"run": run_id}).encode())
 
     def release(self) -> None:
         """Give the lock back."""

@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -98,13 +99,13 @@ class Store:
         for name in ("tmp", "runs"):
             make_folder(out / ".docr" / name, below=out)
         lock = FolderLock(out / ".docr" / "lock", run_id=run_id)
-        try:
+        with ExitStack() as undo:
+            undo.callback(lock.release)
             sweep(out / ".docr" / "tmp")
             claim(out, settings=settings, overwrite=overwrite)
-            return cls(out, run_id=run_id, lock=lock)
-        except BaseException:
-            lock.release()
-            raise
+            store = cls(out, run_id=run_id, lock=lock)
+            undo.pop_all()
+        return store
 
     @classmethod
     def attach(cls, out: Path, *, run_id: str) -> "Store":
@@ -294,7 +295,7 @@ class Store:
         with writing(where):
             files = [m for m in map(PAGE_FILE.fullmatch, os.listdir(where)) if m]  # noqa: PTH208
             for page in {int(match[1]) for match in files} - kept:
-                found = trusted_page(self.out / folder, page, record.fingerprint)
+                found = trusted_page(where, page, record.fingerprint)
                 if found is not None:  # not listed, as its run was stopped, but good
                     kept.add(page)
                     figures.update(figure_names(found))
@@ -310,6 +311,7 @@ class Store:
                 (album / name).unlink(missing_ok=True)
             if len(stale) == len(names):
                 album.rmdir()
+                self._made.discard(f"{folder}/figures")
 
     def _enter(self, folder: str) -> Path:
         """The path of a folder below OUT, created where it is missing; links are refused."""

@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -128,7 +128,7 @@ def open_document(descriptor: int, suffix: str, settings: RenderSettings) -> Doc
         raise InputError("io-read", f"cannot be mapped: {error.strerror}") from error
     head = data[:_HEAD_BYTES]
     if suffix != ".pdf" and head.startswith(_IMAGE_HEADS):
-        return ImageDocument(os.fdopen(os.dup(descriptor), "rb"), settings)
+        return ImageDocument(cast(BinaryIO, data), settings)  # it has all methods that Pillow uses
     if PDF_HEAD in head and not head.startswith(_GZIP_HEAD):
         return PdfDocument(data, settings)
     if suffix in IMAGE_SUFFIXES:

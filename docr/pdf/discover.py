@@ -161,8 +161,8 @@ class Discovery:
 
     def _take(self, path: str) -> bool:
         """Whether a path is still to be yielded; it then counts as taken."""
-        if not self._taken:
-            return True
+        if not self._taken and not self._list:
+            return True  # one directory alone: nothing can come twice
         digest = _digest(path)
         if digest in self._taken:
             return False
@@ -249,7 +249,11 @@ def _spool(stream: BinaryIO, path: Path) -> Path:
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern for paths with "/" between components; see Discovery."""
+    """Compile a pattern for paths with "/" between components; see Discovery.
+
+    Raises:
+        UsageError: a range in it runs backwards, as in "[z-a]".
+    """
     body = pattern.removeprefix("./").rstrip("/")
     pieces: list[str] = [] if "/" in body or "**" in body else ["(?:.*/)?"]
     at = 0
@@ -261,13 +265,16 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             pieces.append(".*")
             at += 2
         elif match := re.compile(r"\[([!^]?)(\]?[^\]]*)\]").match(body, at):
-            inside = re.sub(r"([\\\[&~|^])", r"\\\1", match[2].replace("]", r"\]"))
+            inside = re.sub(r"([\\\[\]&~|^])", r"\\\1", match[2])
             pieces.append(f"(?!/)[{'^' if match[1] else ''}{inside}]")
             at = match.end()
         else:
             pieces.append({"*": "[^/]*", "?": "[^/]"}.get(body[at], re.escape(body[at])))
             at += 1
-    return re.compile("".join(pieces), re.DOTALL)
+    try:
+        return re.compile("".join(pieces), re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"pattern {pattern!r}: {error}") from error
 
 
 def _matches(patterns: list[re.Pattern[str]], relative: str) -> bool:

@@ -79,8 +79,8 @@ class ImageDocument:
             size = self._fitting(image.size)
             if size != image.size:
                 image = image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-            if transpose := _TRANSPOSE.get(orientation):
-                image = image.transpose(transpose)
+            if orientation in _TRANSPOSE:
+                image = image.transpose(_TRANSPOSE[orientation])
         return PageImage(
             ref=ref,
             pixels=np.asarray(image.convert("RGB")),

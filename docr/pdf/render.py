@@ -89,7 +89,8 @@ class PdfDocument:
             alpha=False,
             annots=True,
         )
-        rows = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(pixmap.height, pixmap.stride)
+        # A copy (samples): the memory of samples_mv ends with the pixmap.
+        rows = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.stride)
         pixels = rows[:, : 3 * pixmap.width].reshape(pixmap.height, pixmap.width, 3)
         has_text = _has_text(page)
         warnings = _take_warnings()

@@ -8,10 +8,29 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from tests.pdfs import Page, image_file, pdf, words
+
 ROOT = Path(__file__).parents[2]
 ECHO = "tests.fakes.engines:echo"
 SLOW_ECHO = "tests.fakes.engines:slow_echo"
 TIMEOUT_S = 120
+
+
+def text_pdf(path: Path, *, pages: int = 1, text: str = "some words") -> Path:
+    """A document of small pages that all differ."""
+    box = (0.0, 0.0, 300.0, 400.0)
+    contents = (words(f"{text}, page {number}", x=20, y=300) for number in range(1, pages + 1))
+    path.write_bytes(pdf(*(Page(content, media_box=box) for content in contents)))
+    return path
+
+
+def page_image(path: Path) -> Path:
+    """A page as a picture, by the suffix PNG."""
+    image = Image.effect_noise((300, 400), 60).convert("RGB")
+    path.write_bytes(image_file(image, "PNG"))
+    return path
 
 
 def environment(**extra: str) -> dict[str, str]:

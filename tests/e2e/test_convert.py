@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import pdfs
-from tests.e2e.cli import ECHO, docr, inodes, manifest, page_records, tree
+from tests.e2e.cli import ECHO, docr, inodes, manifest, page_image, page_records, text_pdf, tree
 
 pytestmark = pytest.mark.e2e
 
@@ -19,11 +19,11 @@ def collection(tmp_path: Path) -> Path:
     """A small collection: documents in folders, an image, and a file that is no document."""
     root = tmp_path / "pdfs"
     (root / "deep/er").mkdir(parents=True)
-    pdfs.text_pdf(root / "a.pdf", pages=3)
-    pdfs.text_pdf(root / "deep/B.PDF", pages=1)
-    pdfs.text_pdf(root / "deep/er/no-suffix", pages=2)
-    pdfs.blank_pdf(root / "blank.pdf")
-    pdfs.page_image(root / "scan.png")
+    text_pdf(root / "a.pdf", pages=3)
+    text_pdf(root / "deep/B.PDF", pages=1)
+    text_pdf(root / "deep/er/no-suffix", pages=2)
+    (root / "blank.pdf").write_bytes(pdfs.blank_page())
+    page_image(root / "scan.png")
     (root / "notes.txt").write_text("not a document")
     return root
 
@@ -60,7 +60,8 @@ def test_every_page_of_a_collection_has_a_record(collection: Path, tmp_path: Pat
             assert markdown.read_text(encoding="utf-8") == record["markdown"]
     assert (out / "a.pdf/document.json").exists()
     assert "page 3" in (out / "a.pdf/document.md").read_text(encoding="utf-8")
-    assert "1 file" in done.stderr and "notes.txt" not in done.stderr  # counted, not listed
+    assert "1 neither PDF nor image" in done.stderr
+    assert "notes.txt" not in done.stderr  # counted, not listed
 
 
 def test_a_second_run_changes_nothing(collection: Path, tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_failures_are_recorded_and_exit_3(collection: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     (collection / "empty.pdf").touch()
     (collection / "text.pdf").write_text("plain text")
-    pdfs.encrypted_pdf(collection / "locked.pdf", user_password="secret")
+    (collection / "locked.pdf").write_bytes(pdfs.encrypted("secret"))
     done = convert(collection, "-o", out)
     assert done.returncode == 3, done.stderr
     failed = {line["path"]: line for line in manifest(out) if line["page"] is None}
@@ -115,7 +116,7 @@ def test_status_tells_what_the_run_told_and_feeds_a_retry(collection: Path, tmp_
     failed = docr("status", out, "--failed", "-0").stdout
     assert failed == f"{broken}\0"
 
-    pdfs.text_pdf(broken, pages=1)  # somebody repaired it
+    text_pdf(broken, pages=1)  # somebody repaired it
     retry = docr(
         *("convert", "--engine", ECHO, "--mode", "tiny", "-o", out),
         *("--retry-failed", "--files-from", "-", "-0"),
@@ -141,14 +142,14 @@ def test_status_tells_what_the_run_told_and_feeds_a_retry(collection: Path, tmp_
 def test_exit_codes(arguments: list[str], code: int, tmp_path: Path) -> None:
     (tmp_path / "empty-folder").mkdir()
     (tmp_path / "bad.toml").write_text("[convert]\nmood = 'tiny'\n")
-    pdfs.text_pdf(tmp_path / "a.pdf", pages=1)
+    text_pdf(tmp_path / "a.pdf", pages=1)
     done = docr("convert", "--engine", ECHO, *arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_no_weights_is_exit_7_with_the_command_that_gets_them(tmp_path: Path) -> None:
-    pdfs.text_pdf(tmp_path / "a.pdf", pages=1)
+    text_pdf(tmp_path / "a.pdf", pages=1)
     done = docr("convert", tmp_path / "a.pdf", "--model", "deepseek-ocr", "-o", tmp_path / "out")
     assert done.returncode == 7
     assert "docr models pull deepseek-ocr" in done.stderr
@@ -156,7 +157,7 @@ def test_no_weights_is_exit_7_with_the_command_that_gets_them(tmp_path: Path) ->
 
 
 def test_other_settings_are_refused_before_any_work(tmp_path: Path) -> None:
-    pdfs.text_pdf(tmp_path / "a.pdf", pages=1)
+    text_pdf(tmp_path / "a.pdf", pages=1)
     out = tmp_path / "out"
     assert convert(tmp_path / "a.pdf", "-o", out).returncode == 0
     before = inodes(out)
@@ -174,10 +175,10 @@ def test_other_settings_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_a_changed_file_is_redone_and_its_old_pages_go(tmp_path: Path) -> None:
     source, out = tmp_path / "a.pdf", tmp_path / "out"
-    pdfs.text_pdf(source, pages=3)
+    text_pdf(source, pages=3)
     convert(source, "-o", out)
     old = page_records(out)
-    pdfs.text_pdf(source, pages=2, text="something else")
+    text_pdf(source, pages=2, text="something else")
     assert convert(source, "-o", out).returncode == 0
     new = page_records(out)
     assert set(new) == {"a.pdf/page-0001.json", "a.pdf/page-0002.json"}
@@ -188,7 +189,7 @@ def test_a_changed_file_is_redone_and_its_old_pages_go(tmp_path: Path) -> None:
 
 def test_pages_can_be_added_later(tmp_path: Path) -> None:
     source, out = tmp_path / "a.pdf", tmp_path / "out"
-    pdfs.text_pdf(source, pages=5)
+    text_pdf(source, pages=5)
     assert convert(source, "-o", out, "--pages", "2-3").returncode == 0
     before = inodes(out)
     assert convert(source, "-o", out, "--pages", "1,3,5-").returncode == 0
@@ -199,7 +200,7 @@ def test_pages_can_be_added_later(tmp_path: Path) -> None:
 
 def test_streams(tmp_path: Path) -> None:
     source = tmp_path / "a.pdf"
-    pdfs.text_pdf(source, pages=2)
+    text_pdf(source, pages=2)
     piped = docr(
         *("convert", "--engine", ECHO, "--mode", "tiny", "-", "-o", "-"), stdin=source.read_bytes()
     )
@@ -235,7 +236,7 @@ def test_dry_run_writes_nothing(collection: Path, tmp_path: Path) -> None:
 def test_fail_fast_and_max_failures(tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / f"{number}.pdf").write_bytes(b"%PDF-1.7 broken")
-    pdfs.text_pdf(tmp_path / "z.pdf", pages=1)
+    text_pdf(tmp_path / "z.pdf", pages=1)
     fast = convert(tmp_path, "-o", tmp_path / "fast", "--fail-fast")
     assert fast.returncode in (3, 4)
     assert len(manifest(tmp_path / "fast")) == 1
@@ -245,7 +246,7 @@ def test_fail_fast_and_max_failures(tmp_path: Path) -> None:
 
 def test_pages_that_the_model_cannot_hold_are_failures_not_losses(tmp_path: Path) -> None:
     source, out = tmp_path / "a.pdf", tmp_path / "out"
-    pdfs.text_pdf(source, pages=6)
+    text_pdf(source, pages=6)
     done = docr(
         *("convert", "--engine", "tests.fakes.engines:out_of_memory", "--mode", "tiny"),
         *(source, "-o", out),
@@ -259,7 +260,7 @@ def test_pages_that_the_model_cannot_hold_are_failures_not_losses(tmp_path: Path
 
 def test_endless_output_is_truncated_and_counts_as_done(tmp_path: Path) -> None:
     source, out = tmp_path / "a.pdf", tmp_path / "out"
-    pdfs.text_pdf(source, pages=2)
+    text_pdf(source, pages=2)
     babble = ["convert", "--engine", "tests.fakes.engines:babble", "--mode", "tiny"]
     done = docr(*babble, source, "-o", out)
     assert done.returncode == 0
@@ -270,7 +271,7 @@ def test_endless_output_is_truncated_and_counts_as_done(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_an_output_that_cannot_be_written_is_exit_5(tmp_path: Path) -> None:
-    pdfs.text_pdf(tmp_path / "a.pdf", pages=1)
+    text_pdf(tmp_path / "a.pdf", pages=1)
     (tmp_path / "file").touch()
     assert convert(tmp_path / "a.pdf", "-o", tmp_path / "file/out").returncode == 5
 
@@ -291,7 +292,7 @@ def test_a_full_disk_is_exit_5_and_resumable(tmp_path: Path) -> None:
         pytest.skip("this system does not let us mount a tmpfs")
     try:
         source = tmp_path / "a.pdf"
-        pdfs.text_pdf(source, pages=60)
+        text_pdf(source, pages=60)
         done = convert(source, "-o", disk / "out")
         assert done.returncode == 5, done.stderr
         assert "No space left" in done.stderr

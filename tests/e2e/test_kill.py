@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import pdfs
-from tests.e2e.cli import SLOW_ECHO, docr, inodes, manifest, start, tree
+from tests.e2e.cli import SLOW_ECHO, docr, inodes, manifest, start, text_pdf, tree
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill") / "pdfs"
     folder.mkdir()
     for number in range(4):
-        pdfs.text_pdf(folder / f"{number}.pdf", pages=PAGES // 4, text=f"document {number}")
+        text_pdf(folder / f"{number}.pdf", pages=PAGES // 4, text=f"document {number}")
     return folder
 
 

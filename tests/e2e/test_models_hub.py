@@ -54,6 +54,7 @@ class Docr:
             "HOME": str(home),
             "HF_HOME": str(home / "hf"),
             "HF_ENDPOINT": endpoint,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
             "no_proxy": "*",
         }
 

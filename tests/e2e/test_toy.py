@@ -7,8 +7,7 @@ import pytest
 
 import docr as package
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
-from tests import pdfs
-from tests.e2e.cli import docr, manifest, page_records, tree
+from tests.e2e.cli import docr, manifest, page_image, page_records, text_pdf, tree
 
 pytestmark = pytest.mark.e2e
 
@@ -24,9 +23,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "pdfs"
     folder.mkdir()
-    pdfs.text_pdf(folder / "a.pdf", pages=3)
-    pdfs.text_pdf(folder / "b.pdf", pages=2, text="other")
-    pdfs.page_image(folder / "c.png")
+    text_pdf(folder / "a.pdf", pages=3)
+    text_pdf(folder / "b.pdf", pages=2, text="other")
+    page_image(folder / "c.png")
     return folder
 
 

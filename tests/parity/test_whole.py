@@ -68,9 +68,7 @@ def test_page(pair: Pair, case: str) -> None:
             "patches_grid": [list(grid)],
         }
     reference = pair.theirs(**inputs).logits
-    assert_same(
-        "logits", pair.ours.logits(pair.ours(x, torch.arange(x.shape[1])[None])), reference
-    )
+    assert_same("logits", pair.ours.logits(pair.ours(x, torch.arange(x.shape[1])[None])), reference)
 
     written, first = generate(pair, x)
     assert_same("logits of the first step", first, reference[:, -1])

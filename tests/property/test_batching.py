@@ -27,6 +27,9 @@ SMALL = (
 )
 """Layouts of all modes at a fraction of their pixels."""
 
+NEW = 32
+"""Tokens generated a page."""
+
 REAL = (
     page_inputs(1, base_px=512),
     page_inputs(2, base_px=640),
@@ -80,28 +83,34 @@ def alone(toy: Path) -> dict[int, Completion]:
     """Each small page in an engine of its own."""
     done: dict[int, Completion] = {}
     for page in SMALL:
-        done |= generate(toy, [page], max_tokens=60)
+        done |= generate(toy, [page], max_tokens=NEW)
     assert len({page.token_ids for page in done.values()}) == len(SMALL), "the pages matter"
     return done
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
-@given(pages=st.permutations(SMALL), batch_size=st.sampled_from([1, 2, 5, 7]))
+orders = st.permutations(range(len(SMALL)))
+few = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@few
+@given(order=orders, batch_size=st.sampled_from([1, 2, 5, 7]))
 def test_company_and_order_do_not_matter(
-    pages: Sequence[PageInputs], batch_size: int, toy: Path, alone: dict[int, Completion]
+    order: Sequence[int], batch_size: int, toy: Path, alone: dict[int, Completion]
 ) -> None:
-    assert_same(generate(toy, pages, max_tokens=60, batch_size=batch_size), alone)
+    pages = [SMALL[i] for i in order]
+    assert_same(generate(toy, pages, max_tokens=NEW, batch_size=batch_size), alone)
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
-@given(pages=st.permutations(SMALL), cache_tokens=st.sampled_from([256, 512, 768]))
+@few
+@given(order=orders, cache_tokens=st.sampled_from([160, 256, 384]))
 def test_pages_that_are_put_back_lose_nothing(
-    pages: Sequence[PageInputs], cache_tokens: int, toy: Path, alone: dict[int, Completion]
+    order: Sequence[int], cache_tokens: int, toy: Path, alone: dict[int, Completion]
 ) -> None:
+    pages = [SMALL[i] for i in order]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "BLOCK", 16)
         patch.setattr(scheduler, "HEADROOM", 4)
-        got = generate(toy, pages, max_tokens=60, batch_size=5, cache_tokens=cache_tokens)
+        got = generate(toy, pages, max_tokens=NEW, batch_size=5, cache_tokens=cache_tokens)
     assert_same(got, alone)
 
 
@@ -111,8 +120,8 @@ def test_short_memory_does_put_pages_back(
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.DEBUG, scheduler.__name__):
         patch.setattr(scheduler, "BLOCK", 16)
         patch.setattr(scheduler, "HEADROOM", 4)
-        got = generate(toy, SMALL, max_tokens=60, batch_size=5, cache_tokens=256)
-    assert sum("put back" in record.message for record in caplog.records) >= 3
+        got = generate(toy, SMALL, max_tokens=NEW, batch_size=5, cache_tokens=256)
+    assert any("put back" in record.message for record in caplog.records)
     assert_same(got, alone)
 
 

@@ -1,13 +1,19 @@
 """The edge of the program: exit codes, one line an error, quiet pipes, quick help."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from docr.cli import main
 from docr.cli.messages import printable
+
+ROOT = Path(__file__).parents[2]
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("DOCR_")}
+ENVIRON["PYTHONPATH"] = str(ROOT)
 
 HEAVY = {
     "torch",
@@ -19,20 +25,37 @@ HEAVY = {
     "tokenizers",
     "numpy",
     "PIL",
-    "pydantic",
     "tqdm",
 }
+"""Not pydantic: typer itself loads it as soon as a command has options."""
 
 
-def _docr(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "docr", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=60,
-        check=False,
-    )
+class Docr:
+    """The command line in this process, in an empty folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["docr", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main.run()
+        captured = self._capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def docr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Docr:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    for name in set(os.environ) - set(ENVIRON):
+        monkeypatch.delenv(name)
+    return Docr(monkeypatch, capsys)
 
 
 def _python(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -40,6 +63,7 @@ def _python(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
+        env=ENVIRON,
         timeout=60,
         check=False,
     )
@@ -59,8 +83,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not HEAVY & set(eval(modules))
 
 
-def test_every_command_has_help() -> None:
-    out = _docr("--help").stdout
+def test_every_command_has_help(docr: Docr) -> None:
+    _, out, _ = docr("--help")
     for command in ("convert", "status", "models", "config", "doctor", "schema"):
         assert f" {command} " in out
 
@@ -70,7 +94,7 @@ def test_every_command_has_help() -> None:
     [
         (["convert"], 2, "nothing to convert"),
         (["convert", "a.pdf", "--mode", "huge"], 2, "huge"),
-        (["convert", "a.pdf", "--max-tiles", "10"], 2, "10"),
+        (["convert", "a.pdf", "--max-tiles", "10"], 2, "max-tiles"),
         (["convert", "a.pdf", "--task", "locate"], 2, "--query"),
         (["convert", "a.pdf", "--dtype", "fp17"], 2, "dtype"),
         (["convert", "a.pdf", "--json", "--jsonl"], 2, "--jsonl"),
@@ -85,11 +109,12 @@ def test_every_command_has_help() -> None:
         (["models", "path", "--revision"], 2, "revision"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], code: int, words: str, tmp_path: Path) -> None:
-    result = _docr(*arguments, cwd=tmp_path)
-    assert result.returncode == code, result.stderr
-    assert words in result.stderr and result.stdout == ""
-    assert "Traceback" not in result.stderr
+def test_wrong_arguments(
+    docr: Docr, arguments: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    returned, out, err = docr(*arguments)
+    assert (returned, out) == (code, ""), err
+    assert words in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
@@ -131,7 +156,10 @@ def test_interrupt() -> None:
 
 def test_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "docr", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "docr", "schema"],
+        env=ENVIRON,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
@@ -155,22 +183,23 @@ def test_full_disk_under_stdout_is_said() -> None:
 
 def test_closed_streams_do_not_matter() -> None:
     command = f'"{sys.executable}" -m docr --version >&- 2>&- <&-'
-    result = subprocess.run(["/bin/sh", "-c", command], timeout=30, check=False)
+    result = subprocess.run(["/bin/sh", "-c", command], env=ENVIRON, timeout=30, check=False)
     assert result.returncode == 0
 
 
-def test_schema_is_json() -> None:
-    assert json.loads(_docr("schema").stdout)["$schema"].startswith("https://json-schema.org/")
+def test_schema_is_json(docr: Docr) -> None:
+    code, out, _ = docr("schema")
+    assert code == 0 and json.loads(out)["$schema"].startswith("https://json-schema.org/")
 
 
-def test_config_shows_values_and_origins(tmp_path: Path) -> None:
+def test_config_shows_values_and_origins(docr: Docr, tmp_path: Path) -> None:
     (tmp_path / "docr.toml").write_text('[convert]\nmode = "base"\npassword = "secret"\n')
-    shown = json.loads(_docr("config", "--json", cwd=tmp_path).stdout)
+    shown = json.loads(docr("config", "--json")[1])
     assert shown["mode"] == {"value": "base", "origin": "docr.toml"}
     assert shown["max-tiles"] == {"value": 9, "origin": "default"}
-    plain = _docr("config", cwd=tmp_path).stdout
+    plain = docr("config")[1]
     assert 'mode             "base"' in plain and "secret" not in plain
-    assert str(tmp_path / "docr.toml") in _docr("config", "path", cwd=tmp_path).stdout
+    assert str(tmp_path / "docr.toml") in docr("config", "path")[1]
 
 
 def test_printable_escapes_what_moves_the_cursor_or_cannot_be_encoded() -> None:

@@ -1,9 +1,11 @@
 """Ctrl-C: the first asks, the second ends, and nobody waits longer than agreed."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,7 @@ sys.exit(exit_code(stop.number) if stop.number else 99)
 def _start(*arguments: str, prefix: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [*prefix, sys.executable, "-c", _SCRIPT, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -97,6 +97,7 @@ def test_variables_are_text_of_any_type(name: str, text: str, value: object) -> 
         ("[convert]\nmode = 3\n", "one of tiny"),
         ('[convert]\nmax-tiles = "3"\n', "a whole number"),
         ("[convert]\nmax-tiles = true\n", "a whole number"),
+        ('[convert]\nmax-tokens = "5"\n', "a whole number"),
         ("[convert]\nmax-tiles = 12\n", "--max-tiles is 2 to 9"),
         ("[convert]\ndpi = nan\n", "--dpi"),
         ('[convert]\ninclude = "a"\n', "a list of strings"),
@@ -133,7 +134,7 @@ def test_mistakes_in_the_environment_name_the_variable(
 
 
 def test_a_file_that_is_named_must_be_there() -> None:
-    with pytest.raises(IncompatibleError, match="nowhere.toml"):
+    with pytest.raises(IncompatibleError, match=r"nowhere\.toml"):
         configure({}, config=Path("nowhere.toml"), environ={})
 
 

@@ -120,9 +120,7 @@ def test_shards_without_index(folder: Path) -> None:
     assert f"2 *.safetensors files but no {INDEX}" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": 1}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": 1}'])
 def test_damaged_index(folder: Path, text: str) -> None:
     (folder / INDEX).write_text(text, encoding="utf-8")
     assert INDEX in refusal(folder)

@@ -35,7 +35,7 @@ def first_stop(ids: list[int], **options: frozenset[int]) -> tuple[int, int] | N
 tokens = st.integers(5, 40)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 @given(
     prefix=st.lists(tokens, max_size=80),
     seed=st.integers(0, 1000),

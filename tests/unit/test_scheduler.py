@@ -81,10 +81,16 @@ def test_a_page_that_ends_early_needs_no_headroom() -> None:
     assert filled(scheduler, pages) == pages
 
 
-def test_rows_are_as_long_as_memory_allows_for_a_full_batch() -> None:
-    scheduler = Scheduler(max_pages=4, cache_tokens=4 * 2048)
-    filled(scheduler, [page(0)])
-    assert scheduler.row_length == 2048
+def test_rows_are_shortened_only_for_more_pages() -> None:
+    scheduler = Scheduler(max_pages=4, cache_tokens=4 * 3 * BLOCK)
+    long = page(0, prompt=5 * BLOCK, new=BLOCK)
+    assert filled(scheduler, [long]) == [long]
+    assert scheduler.row_length == 6 * BLOCK
+    short = [page(i, prompt=BLOCK) for i in (1, 2, 3, 4)]
+    assert filled(scheduler, short) == [short[0]]
+    scheduler.remove(long)
+    assert scheduler.admit() == (short[1:], [])
+    assert scheduler.row_length == 2 * BLOCK, "prompt and headroom"
 
 
 def test_rows_grow_and_the_youngest_page_makes_room() -> None:

@@ -147,10 +147,10 @@ def test_resume_looks_at_thousands_of_pages_a_second(store):
     record, _ = records.page(1)
     store.write_page("a.pdf", record)
     for _ in range(3):  # the best of three: other tests run beside this one
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(500):
             store.finished("a.pdf", 1, FINGERPRINT)
-        rate = 500 / (time.perf_counter() - start)
+        rate = 500 / (time.process_time() - start)
         if rate > 2000:
             return
     pytest.fail(f"{rate:.0f} pages a second")
@@ -213,6 +213,15 @@ def test_pages_and_figures_of_older_content_are_removed(store):
         "a.pdf/page-0001.json",
         "a.pdf/page-0001.md",
     }
+
+
+def test_figures_come_and_go(store):
+    old, new = records.source(content=b"old"), records.source()
+    for info, figure_count in ((old, 1), (new, 0), (old, 1)):
+        record, figures = records.page(1, info=info, figure_count=figure_count)
+        entry = store.write_page("a.pdf", record, figures=figures)
+        store.write_document("a.pdf", records.document([entry], info=info))
+        assert ("a.pdf/figures/page-0001-1.png" in names(store.out)) == bool(figure_count)
 
 
 def test_good_pages_that_a_stopped_run_does_not_list_stay(store):

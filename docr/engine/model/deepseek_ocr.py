@@ -4,6 +4,8 @@ Shapes: N views, S side in pixels, n = S/64 side in vision tokens, B sequences, 
 D hidden size, V vision tokens of a page.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class DeepseekOCR(nn.Module):
         if columns * rows > 1:
             tiles, per_tile, D = tile_features.shape
             assert tiles == columns * rows, (tile_features.shape, grid)
-            m = int(per_tile**0.5)
+            m = math.isqrt(per_tile)
             stitched = tile_features.view(rows, columns, m, m, D).transpose(1, 2)
             parts.insert(0, self._with_newlines(stitched.reshape(rows * m, columns * m, D)))
         return torch.cat(parts)
@@ -97,6 +99,6 @@ class DeepseekOCR(nn.Module):
 
 def _square(tokens: Tensor) -> Tensor:
     """Tokens [n*n,D] as a map [n,n,D]."""
-    n = int(len(tokens) ** 0.5)
+    n = math.isqrt(len(tokens))
     assert n * n == len(tokens), tokens.shape
     return tokens.view(n, n, -1)
