@@ -7,9 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-
 from docr.errors import CheckpointError, ModelError
 from docr.models.catalogue import CATALOGUE, MODEL_FILES, CatalogueEntry, find_entry
 
@@ -46,6 +43,10 @@ def resolve(name_or_dir: str, revision: str | None = None) -> ModelFiles:
     """
     if name_or_dir not in CATALOGUE and Path(name_or_dir).is_dir():
         return _resolve_directory(Path(name_or_dir).absolute(), revision)
+    # Here, because it takes half a second to import: a folder's checkpoint does without it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     entry = find_entry(name_or_dir)
     wanted = revision or entry.revision
     advice = f"get it by: {pull_command(entry, revision)}"
@@ -85,6 +86,8 @@ def pull_command(entry: CatalogueEntry, revision: str | None) -> str:
 
 def hub_state() -> str:
     """Where models come from and go to, for people: the hub, whether it may be asked, the cache."""
+    from huggingface_hub import constants
+
     state = "not to be used (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "may be used"
     return f"{constants.ENDPOINT} {state}, cache {constants.HF_HUB_CACHE}"
 

@@ -59,9 +59,9 @@ class ForkServer:
                 elif key.fileobj is self._wakeup:
                     self._wakeup.recv(4096)
                     self._reap()
-                else:
+                elif self._lifelines.get(key.data) is key.fileobj:  # not reaped just now
                     self._selector.unregister(key.fileobj)
-                    self._kill(key.data)
+                    os.kill(key.data, signal.SIGKILL)
 
     def _fork(self, connection: socket.socket, lifeline: socket.socket) -> None:
         server = os.getpid()
@@ -91,10 +91,6 @@ class ForkServer:
             status = 0
         finally:
             os._exit(status)
-
-    def _kill(self, pid: int) -> None:
-        if pid in self._lifelines:
-            os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         while True:

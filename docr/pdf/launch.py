@@ -81,24 +81,28 @@ class ForkingLauncher:
                     if self._process.poll() is not None:
                         self._control.close()
                         self._start()
-                    ends = (theirs.fileno(), server_end.fileno())
-                    socket.send_fds(self._control, [b"F"], ends, _SEND_FLAGS)
+                    self._pass_on(theirs, server_end)
             except BaseException:
                 ours.close()
                 lifeline.close()
                 raise
         return _ForkedChild(ours, lifeline)
 
+    def _pass_on(self, *ends: socket.socket) -> None:
+        try:
+            numbers = [end.fileno() for end in ends]
+            socket.send_fds(self._control, [b"F"], numbers, _SEND_FLAGS)
+        except ConnectionError:
+            # The server has just died. The child is then one that ends before it says anything.
+            self._process.wait(_WAIT_SECONDS)
+
     def close(self) -> None:
-        """End the server; it kills what children there are."""
+        """End the server; its children die with it."""
         with self._lock:
             self._closed = True
             self._control.close()
-        try:
-            self._process.wait(_WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # it may still be importing, and has nothing to put in order
+        self._process.wait()
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -20,6 +20,7 @@ from docr.types import U8, Affine, PageImage, PageRef
 BLANK_LEVELS = 4  # of 255: scanners' and renderers' noise around the colour of the paper
 
 _OUT_OF_MEMORY = re.compile(r"\b(?:m|c|re)alloc\b.*\bfailed\b", re.IGNORECASE)
+_ERROR_NUMBER = re.compile(r"^code=\d+: ")
 _TEXT_FLAGS = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
 
 
@@ -39,7 +40,7 @@ class PdfDocument:
 
     def __init__(self, data: mmap.mmap | bytes, settings: RenderSettings) -> None:
         self._settings = settings
-        pymupdf.TOOLS.reset_mupdf_warnings()
+        _take_warnings()
         try:
             # Only PDF files get here, but MuPDF looks at the content for itself: check is_pdf.
             self._document = pymupdf.open(stream=memoryview(data), filetype="pdf")
@@ -50,6 +51,7 @@ class PdfDocument:
                 what = "the password is wrong" if settings.password else "it needs --password"
                 raise InputError("encrypted", f"the document is encrypted; {what}")
             self.page_count = int(self._document.page_count)
+            self._look_up_pages()
         except (pymupdf.FileDataError, pymupdf.mupdf.FzErrorBase, RuntimeError) as error:
             code, message = describe(error)
             if code == "page-memory":
@@ -61,6 +63,11 @@ class PdfDocument:
 
     def _unlock(self, password: str | None) -> bool:
         return password is not None and bool(self._document.authenticate(password))
+
+    def _look_up_pages(self) -> None:
+        """Have MuPDF walk the page tree now: what it complains of is not the first page's fault."""
+        with suppress(pymupdf.mupdf.FzErrorBase, ValueError, RuntimeError):
+            self._document.page_xref(0)
 
     def page_size(self, index: int) -> tuple[float, float]:
         """(width, height) of the visible page in points; zeros where it cannot be loaded."""
@@ -74,13 +81,23 @@ class PdfDocument:
         """Render a page with its annotations, as a reader shows it: rotated and cropped.
 
         Raises:
-            InputError: the page has no sensible size, or is not in the document.
+            InputError: "page-missing" where a damaged file lost the page, "input-changed" where
+                there never was one, or the page has no sensible size.
             Exception: whatever MuPDF raises; `describe` knows.
         """
         if ref.index >= self.page_count:
             raise InputError("input-changed", f"the file now has {self.page_count} pages")
-        pymupdf.TOOLS.reset_mupdf_warnings()
+        # Fonts and images of earlier pages are forgotten: a page's warnings must not depend on
+        # which pages came before it in this process, and memory must not grow with the document.
+        pymupdf.TOOLS.store_shrink(100)
+        pymupdf.mupdf.fz_purge_glyph_cache()
+        _take_warnings()
         page = self._document.load_page(ref.index)
+        pdf_page = pymupdf.mupdf.pdf_page_from_fz_page(page.this)
+        if not pymupdf.mupdf.pdf_is_dict(pdf_page.obj()):
+            # MuPDF would show a blank page.
+            what = "the page is announced but not in the file, which may have been cut short"
+            raise InputError("page-missing", what)
         page_pt = (page.rect.width, page.rect.height)
         scale = choose_scale(page_pt, self._settings)
         pixmap = page.get_pixmap(
@@ -103,7 +120,7 @@ class PdfDocument:
             dpi=scale * POINTS_PER_INCH,
             page_pt=page_pt,
             rotation=page.rotation % 360,
-            px_to_pt=_px_to_pt(page, scale),
+            px_to_pt=_px_to_pt(pdf_page, scale),
             has_text=has_text,
             rendered_by=self.rendered_by,
             warnings=warnings,
@@ -118,7 +135,11 @@ def is_blank(image: PageImage) -> bool:
     """
     if image.has_text or image.pixels.size == 0:
         return not image.has_text
-    low, high = image.pixels.min(axis=(0, 1)), image.pixels.max(axis=(0, 1))
+    # One axis at a time: both at once takes a hundred times as long.
+    low, high = (
+        image.pixels.min(axis=0).min(axis=0),
+        image.pixels.max(axis=0).max(axis=0),
+    )
     if np.any(high - low > 2 * BLANK_LEVELS):
         return False  # the common case, decided without counting
     paper = paper_colour(image.pixels).astype(np.int16)
@@ -135,7 +156,9 @@ def describe(error: BaseException) -> tuple[FailureCode, str]:
     """Say in docr's codes what went wrong with a page; MuPDF's errors share no base class."""
     if isinstance(error, InputError):
         return error.code, error.message
-    message = clean_line(str(error)) or type(error).__name__
+    # PyMuPDF says little and keeps MuPDF's error as the cause.
+    message = _ERROR_NUMBER.sub("", clean_line(str(error.__cause__ or error)))
+    message = message or type(error).__name__
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(message):
         return "page-memory", f"not enough memory for this page: {message}"
     return "page-error", message
@@ -149,10 +172,9 @@ def _has_text(page: pymupdf.Page) -> bool:
     return any(c.isprintable() and not c.isspace() for c in text)
 
 
-def _px_to_pt(page: pymupdf.Page, scale: float) -> Affine | None:
+def _px_to_pt(pdf_page: pymupdf.mupdf.PdfPage, scale: float) -> Affine | None:
     """Undo the scale, rotation, crop box and UserUnit: MuPDF's own page transform, inverted."""
     mediabox, ctm = pymupdf.mupdf.FzRect(), pymupdf.mupdf.FzMatrix()
-    pdf_page = pymupdf.mupdf.pdf_page_from_fz_page(page.this)
     pymupdf.mupdf.pdf_page_transform(pdf_page, mediabox, ctm)
     determinant = ctm.a * ctm.d - ctm.b * ctm.c
     if not math.isfinite(determinant) or determinant == 0:
@@ -165,4 +187,6 @@ def _px_to_pt(page: pymupdf.Page, scale: float) -> Affine | None:
 
 
 def _take_warnings() -> tuple[str, ...]:
-    return clean_lines(pymupdf.TOOLS.mupdf_warnings(reset=True))
+    """MuPDF's messages since the last call, each once."""
+    lines = clean_lines(pymupdf.TOOLS.mupdf_warnings(reset=True))
+    return tuple(line for line in lines if not line.startswith("... repeated "))

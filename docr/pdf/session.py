@@ -133,10 +133,8 @@ class Session:
         if status == -getattr(signal, "SIGALRM", 0):
             return self._timeout()
         code: FailureCode = "page-crash"
-        if status is None:
-            how = "died"
-        elif status == -getattr(signal, "SIGKILL", 0):
-            # Not by us: we do not listen to those we have killed.
+        if status is None or status == -getattr(signal, "SIGKILL", 0):
+            # Not by us: we do not listen to those we have killed. None: the fork server as well.
             code, how = "page-memory", "was killed by the system, which may be out of memory"
         elif status < 0:
             how = f"died of {_signal_name(-status)}"

@@ -42,6 +42,7 @@ class Work:
         self._asked = 0
         self._opened = False
         self._killed = 0
+        self._crashed_at = -1  # position of the page that is being tried once more
         self._source = open_source(task.source.path)
         try:
             self._memory = _shared_memory()
@@ -82,7 +83,14 @@ class Work:
         self._ask()
 
     def blame(self, lost: ChildLost) -> Iterator[Outcome]:
-        """Record the loss of the child over the page it was at, or over all if that is too much."""
+        """Record the loss of the child over the page it was at, or over all if that is too much.
+
+        A crash is tried once more in a new child: memory errors in the libraries below come and
+        go. A page that took too long, or too much memory, would do so again.
+        """
+        if lost.code == "page-crash" and self._crashed_at != self._settled:
+            self._crashed_at = self._settled
+            return
         self._killed += 1
         yield PageFailure(ref=self._ref(), stage="render", code=lost.code, message=lost.message)
         self._settled += 1

@@ -14,6 +14,7 @@ from tests.e2e.cli import SLOW_ECHO, docr, inodes, manifest, start, text_pdf, tr
 
 pytestmark = pytest.mark.e2e
 
+HANG = "tests.fakes.engines:hang"
 MOMENTS = 50
 BATCHES = 5
 PAGES = 40
@@ -124,27 +125,25 @@ def test_nothing_outlives_a_killed_run(source: Path, tmp_path: Path) -> None:
 
 def test_a_second_run_on_a_folder_is_refused_at_once(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(*arguments(source, out))
+    process = start("convert", "--engine", HANG, "--mode", "tiny", source, "-o", out)
     try:
         wait_for_first_record(out)
         second = docr(*arguments(source, out))
         assert second.returncode == 6, second.stderr
         assert str(process.pid) in second.stderr
+        assert process.poll() is None
     finally:
-        assert process.wait(DEADLINE_S) == 0
+        process.kill()
+        process.wait()
+    assert docr(*arguments(source, out)).returncode == 0, "the lock went with its process"
     assert len(page_files(out)) == PAGES
 
 
 def test_an_engine_that_hangs_can_be_interrupted(source: Path, tmp_path: Path) -> None:
-    process = start(
-        *("convert", "--engine", "tests.fakes.engines:hang", "--mode", "tiny"),
-        *(source, "-o", tmp_path / "out"),
-    )
-    deadline = time.monotonic() + DEADLINE_S
-    while not (tmp_path / "out/.docr/lock").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(2)
+    out = tmp_path / "out"
+    process = start("convert", "--engine", HANG, "--mode", "tiny", source, "-o", out)
+    wait_for_first_record(out)
+    time.sleep(1)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_S) == 143

@@ -114,9 +114,7 @@ def test_a_pattern_that_makes_no_sense_is_a_usage_error() -> None:
         Discovery([], exclude=["[z-a]"])
 
 
-def test_patterns_that_the_shell_left_alone(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_patterns_that_the_shell_left_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
     assert found(Discovery(["*.pdf"])) == ["b.pdf"]
     assert sorted(found(Discovery(["**/*.pdf"]))) == ["b.pdf", "x.pdf"]

@@ -21,7 +21,8 @@ def test_ranges_choose_pages(text: str, chosen: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "1,", "0", "0-3", "3-1", "-3", "a", "1-b", "1.5", "1--3", "1 2", "9" * 10, "１x"]
+    "text",
+    ["", ",", "1,", "0", "0-3", "3-1", "-3", "a", "1-b", "1.5", "1--3", "1 2", "9" * 10, "１x"],
 )
 def test_other_texts_are_usage_errors(text: str) -> None:
     with pytest.raises(UsageError, match="--pages"):

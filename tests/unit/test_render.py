@@ -230,11 +230,29 @@ def test_damage_is_repaired_with_warnings() -> None:
 
 def test_warnings_are_of_their_page_alone() -> None:
     broken = Page(b"(unfinished << /F1 1 Tf BT " + b"nonsense " * 5)
-    document = PdfDocument(pdfs.pdf(broken, Page(pdfs.words("fine"))), SETTINGS)
-    first, second = (document.render(PageRef(Path("x"), index)) for index in (0, 1))
+    data = pdfs.pdf(broken, Page(pdfs.words("fine")), broken)
+    document = PdfDocument(data, SETTINGS)
+    first, second, third = (document.render(PageRef(Path("x"), index)) for index in range(3))
     assert first.warnings
     assert all("\n" not in warning and len(warning) <= 300 for warning in first.warnings)
     assert second.warnings == ()
+    assert third.warnings == first.warnings
+
+
+def test_lost_pages_are_missing_and_not_blank() -> None:
+    document = PdfDocument(pdfs.truncated(8), SETTINGS)
+    assert document.page_count == 8
+    assert document.warnings
+    for index in range(8):
+        ref = PageRef(Path("x"), index)
+        if index < 3:
+            image = document.render(ref)
+            # None of the file's damage is the first page's fault.
+            assert (image.has_text, image.warnings) == (True, ())
+        elif index > 4:
+            with pytest.raises(InputError) as failure:
+                document.render(ref)
+            assert failure.value.code == "page-missing"
 
 
 def test_a_page_that_is_not_there() -> None:
