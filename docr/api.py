@@ -29,14 +29,12 @@ from docr.modes.tiles import grid_of
 from docr.output.record import ModelInfo, PageRecord
 from docr.output.store import Store
 from docr.pdf.discover import Discovery, NameList, spool_stdin
-from docr.pdf.settings import choose_scale
 from docr.pipeline import (
     Pipeline,
     PipelineConfig,
     Workforce,
     mode_of,
     open_cage,
-    render_settings,
 )
 from docr.settings import Settings
 from docr.survey import Survey
@@ -167,7 +165,7 @@ def plan(request: JobRequest) -> Iterator[PlannedDocument]:
         NoInput: there was not one document.
     """
     settings = request.settings
-    mode, rendering = mode_of(settings), render_settings(settings)
+    mode = mode_of(settings)
     with ExitStack() as stack:
         discovery = _discover(request, stack)
         cage = open_cage(settings, workers=1)
@@ -183,7 +181,7 @@ def plan(request: JobRequest) -> Iterator[PlannedDocument]:
         survey = Survey(
             discovery,
             settings,
-            inspect=lambda file: cage.inspect(file, sizes=True),
+            inspect=cage.inspect,
             fingerprint=writer.fingerprint,
             store=store,
         )
@@ -196,12 +194,9 @@ def plan(request: JobRequest) -> Iterator[PlannedDocument]:
             if document.error is not None:
                 yield PlannedDocument(path, error=f"{document.error.code}: {document.error}")
                 continue
-            sizes = cage.inspect(document.file, sizes=True).page_pt
-            grids: Counter[Grid] = Counter()
-            for index in document.todo:
-                scale = choose_scale(sizes[index], rendering)
-                width, height = (max(1, round(side * scale)) for side in sizes[index])
-                grids[grid_of(mode, width, height)] += 1
+            sizes = cage.inspect(document.file, sizes=True).sizes_px
+            todo = (sizes[index] for index in document.todo)
+            grids = Counter(grid_of(mode, *size) for size in todo if all(size))
             tokens = sum(mode.num_vision_tokens(grid) * n for grid, n in grids.items())
             done = sum(index in document.finished for index in document.selected)
             yield PlannedDocument(

@@ -20,6 +20,7 @@ import pickle
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -36,6 +37,11 @@ from docr.pdf.settings import RenderSettings
 from docr.pdf.sources import IMAGE_SUFFIXES, PDF_HEAD
 from docr.pdf.wire import Channel, Message
 from docr.types import U8, PageImage, PageRef, PageViews
+
+try:
+    from docr.pdf import pdfium
+except ImportError:  # the extra is not installed
+    pdfium = None  # type: ignore[assignment]
 
 Transform = Callable[[U8], PageViews]
 
@@ -62,8 +68,8 @@ class Document(Protocol):
     rendered_by: str
     warnings: tuple[str, ...]
 
-    def page_size(self, index: int) -> tuple[float, float]:
-        """(width, height) in points, or zeros."""
+    def size_px(self, index: int) -> tuple[int, int]:
+        """(width, height) that a page would be rendered in, or zeros."""
 
     def render(self, ref: PageRef) -> PageImage:
         """One page as pixels."""
@@ -130,17 +136,33 @@ def open_document(descriptor: int, suffix: str, settings: RenderSettings) -> Doc
     if suffix != ".pdf" and head.startswith(_IMAGE_HEADS):
         return ImageDocument(cast(BinaryIO, data), settings)  # it has all methods that Pillow uses
     if PDF_HEAD in head and not head.startswith(_GZIP_HEAD):
-        return PdfDocument(data, settings)
+        return _open_pdf(data, settings)
     if suffix in IMAGE_SUFFIXES:
         raise InputError("unreadable", "not an image of a known kind, or damaged")
     raise InputError("not-a-pdf", "the file does not begin as a PDF does (no %PDF-)")
+
+
+def _open_pdf(data: mmap.mmap, settings: RenderSettings) -> Document:
+    """By MuPDF; what it refuses, or finds no page in, by PDFium, where that is installed.
+
+    Raises:
+        InputError: MuPDF's, if neither can open it.
+    """
+    try:
+        return PdfDocument(data, settings)
+    except InputError as error:
+        if pdfium is None or error.code not in ("unreadable", "no-pages"):
+            raise
+        with suppress(InputError):
+            return pdfium.PdfiumDocument(data, settings)
+        raise
 
 
 def _info(document: Document, *, sizes: bool) -> DocumentInfo:
     indexes = range(document.page_count if sizes else 0)
     return DocumentInfo(
         page_count=document.page_count,
-        page_pt=tuple(document.page_size(index) for index in indexes),
+        sizes_px=tuple(document.size_px(index) for index in indexes),
         rendered_by=document.rendered_by,
         warnings=document.warnings,
     )

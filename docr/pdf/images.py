@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +27,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)  # these exchange width and height
 
 
 class ImageDocument:
@@ -54,9 +56,15 @@ class ImageDocument:
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError("unreadable", f"damaged image: {error}") from error
 
-    def page_size(self, index: int) -> tuple[float, float]:
-        """Zeros: an image has no size in points that could be relied on."""
-        return 0.0, 0.0
+    def size_px(self, index: int) -> tuple[int, int]:
+        """(width, height) that a frame would be decoded to; zeros where that would fail."""
+        with suppress(OSError, SyntaxError, ValueError, InputError):
+            if self.page_count > 1:
+                self._image.seek(index)
+            width, height = self._fitting(self._image.size)
+            turned = self._image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+            return (height, width) if turned else (width, height)
+        return 0, 0
 
     def render(self, ref: PageRef) -> PageImage:
         """Decode a frame: upright by its EXIF orientation, on white, within the pixel budget.

@@ -69,13 +69,13 @@ class PdfDocument:
         with suppress(pymupdf.mupdf.FzErrorBase, ValueError, RuntimeError):
             self._document.page_xref(0)
 
-    def page_size(self, index: int) -> tuple[float, float]:
-        """(width, height) of the visible page in points; zeros where it cannot be loaded."""
-        with suppress(pymupdf.mupdf.FzErrorBase, ValueError, RuntimeError):
+    def size_px(self, index: int) -> tuple[int, int]:
+        """(width, height) that a page would be rendered in; zeros where that would fail."""
+        with suppress(pymupdf.mupdf.FzErrorBase, ValueError, RuntimeError, InputError):
             rect = self._document.load_page(index).rect
-            if math.isfinite(rect.width) and math.isfinite(rect.height):
-                return rect.width, rect.height
-        return 0.0, 0.0
+            scale = choose_scale((rect.width, rect.height), self._settings)
+            return math.ceil(rect.width * scale), math.ceil(rect.height * scale)
+        return 0, 0
 
     def render(self, ref: PageRef) -> PageImage:
         """Render a page with its annotations, as a reader shows it: rotated and cropped.

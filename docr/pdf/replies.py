@@ -33,13 +33,13 @@ class DocumentInfo:
     """What opening a document tells.
 
     Attributes:
-        page_pt: (width, height) of each visible page in points where sizes were asked for, else
-            empty; zeros for page images and for pages that cannot be loaded.
+        sizes_px: (width, height) that each page would be rendered in, where sizes were asked for,
+            else empty; zeros for pages that cannot be rendered.
         warnings: complaints on opening, such as a repair.
     """
 
     page_count: int
-    page_pt: tuple[tuple[float, float], ...]
+    sizes_px: tuple[tuple[int, int], ...]
     rendered_by: str
     warnings: tuple[str, ...]
 
@@ -223,12 +223,17 @@ def info_message(info: DocumentInfo) -> Message:
 def read_info(message: Message) -> DocumentInfo:
     """A DocumentInfo from a frame (parent side). Raises WireError."""
     page_count = wire.integer(message.get("page_count"), 1, MAX_PAGES)
-    sizes = message.get("page_pt")
+    sizes = message.get("sizes_px")
     if not isinstance(sizes, list) or len(sizes) not in (0, page_count):
         raise WireError("expected a size for each page")
     return DocumentInfo(
         page_count=page_count,
-        page_pt=tuple(wire.pair(size) for size in sizes),
+        sizes_px=tuple(_read_size(size) for size in sizes),
         rendered_by=wire.line(message.get("rendered_by")),
         warnings=wire.lines(message.get("warnings")),
     )
+
+
+def _read_size(value: object) -> tuple[int, int]:
+    width, height = (wire.integer(side, 0, _MAX_SIDE_PX) for side in wire.items(value, 2))
+    return width, height

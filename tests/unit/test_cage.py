@@ -113,7 +113,7 @@ def test_inspecting_tells_of_the_document(cage: Cage, tmp_path: Path) -> None:
     info = cage.inspect(source)
     assert info == DocumentInfo(2, (), info.rendered_by, ())
     assert info.rendered_by.startswith("mupdf ")
-    assert cage.inspect(source, sizes=True).page_pt == ((595, 842), (595, 842))
+    assert cage.inspect(source, sizes=True).sizes_px == ((1190, 1684), (1190, 1684))
     broken = pdfs.saved(tmp_path, "broken.pdf", pdfs.broken_xref())
     assert any("repair" in warning for warning in cage.inspect(broken).warnings)
 
@@ -171,7 +171,7 @@ def test_page_images(cage: Cage, tmp_path: Path) -> None:
     for frame in frames:
         frame.putpixel((9, 9), (255, 255, 255))
     source = pdfs.saved(tmp_path, "scan.tif", pdfs.tiff(*frames))
-    assert cage.inspect(source, sizes=True).page_pt == ((0, 0), (0, 0))
+    assert cage.inspect(source, sizes=True).sizes_px == ((20, 10), (20, 10))
     for page in outcomes(cage, RenderTask(source, (0, 1))):
         assert isinstance(page, RenderedPage)
         assert page.views is not None
