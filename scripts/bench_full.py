@@ -1,7 +1,7 @@
 """The full-size network on real pages: docr's engine and transformers' UnlimitedOcr, same weights.
 
     python scripts/make_random_checkpoint.py full-random --preset full
-    python scripts/bench_full.py --model full-random PAGE.pdf PAGE.pdf … --modes base gundam
+    python -m scripts.bench_full --model full-random PAGE.pdf PAGE.pdf … --modes base gundam
 
 Each engine runs in a process of its own (so that peaks are its own), on the same rendered pages,
 all of them in one batch, and writes a fixed number of tokens. Tokens are sampled at temperature 1:
@@ -208,7 +208,16 @@ def main() -> int:
     for mode in options.modes:
         for name in options.engines:
             done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--mode", mode],
+                [
+                    sys.executable,
+                    "-m",
+                    "scripts.bench_full",
+                    *sys.argv[1:],
+                    "--worker",
+                    name,
+                    "--mode",
+                    mode,
+                ],
                 stdout=subprocess.PIPE,
                 check=True,
             )

@@ -166,7 +166,7 @@ def zero_pages() -> bytes:
 def truncated(pages: int = 20) -> bytes:
     """Cut in the middle: what is left names pages that are gone."""
     whole = text_pages(pages)
-    return whole[: len(whole) // 2]
+    return whole[: whole.index(b"endobj", len(whole) // 2)]
 
 
 def garbage() -> bytes:

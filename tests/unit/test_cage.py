@@ -355,9 +355,9 @@ def test_a_transform_that_cannot_be_loaded_is_an_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = pdfs.saved(tmp_path, "x.pdf", pdfs.text_pages(1))
-    with Cage(SETTINGS, transform="no.such:thing") as cage:
-        with pytest.raises(DocrError, match="cannot start"):
-            cage.inspect(source)
+    made = Cage(SETTINGS, transform="no.such:thing")
+    with made as cage, pytest.raises(DocrError, match="cannot start"):
+        cage.inspect(source)
     with Cage(SETTINGS, transform="no.such:thing", fork_server=False) as cage:
         cage.submit(RenderTask(source, (0,)))
         with pytest.raises(DocrError, match="cannot start"):
