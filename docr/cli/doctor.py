@@ -33,7 +33,7 @@ _PACKAGES = (
     "pydantic",
     "typer",
 )
-_OPTIONAL = {"pypdfium2": "pip install 'docr-cli[pdfium]' for files that MuPDF cannot open"}
+_OPTIONAL = {"pypdfium2": "the extra pdfium, for files that MuPDF cannot open"}
 
 # DeepSeek-OCR: parameters (its safetensors index), and 12 layers of keys and values of 1280 each.
 _PARAMETERS = 3_336_106_240

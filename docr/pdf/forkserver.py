@@ -65,7 +65,12 @@ class ForkServer:
 
     def _fork(self, connection: socket.socket, lifeline: socket.socket) -> None:
         server = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes: to the main process, a child that does not start
+            connection.close()
+            lifeline.close()
+            return
         if pid == 0:
             self._become_child(server, connection, lifeline)
         connection.close()
