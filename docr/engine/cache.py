@@ -9,6 +9,9 @@ from torch import Tensor
 
 from docr.engine.sequence import Sequence
 
+KEY_STEP = 64
+"""Decoding attends over a multiple of this many keys; those behind a page's end are masked."""
+
 
 def bytes_per_token(*, layers: int, heads: int, head_dim: int, dtype: torch.dtype) -> int:
     """Memory that one token of one page takes in the cache."""
@@ -137,7 +140,9 @@ class Decoding:
         device = rows[0].device
         self._rows = rows
         self._count = len(positions)
-        self._longest = max(positions) + 1
+        # In steps: each number of keys is another shape, and oneDNN keeps a kernel for each.
+        longest = -(-(max(positions) + 1) // KEY_STEP) * KEY_STEP
+        self._longest = min(longest, rows[0].shape[2])
         self._pages = torch.arange(self._count, device=device)
         self.positions = torch.tensor(positions, device=device)
         seen = torch.arange(self._longest, device=device) <= self.positions[:, None]

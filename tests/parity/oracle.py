@@ -62,7 +62,7 @@ def reference_config(config: dict[str, Any]) -> UnlimitedOcrConfig:
         vision_config={
             "sam_config": {
                 "hidden_size": sam["width"],
-                "output_channels": sam["out_chans"],
+                "output_channels": sam.get("out_chans", 256),
                 "num_hidden_layers": sam["layers"],
                 "num_attention_heads": sam["heads"],
                 "global_attn_indexes": sam["global_attn_indexes"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import docr.engine.scheduler as scheduling
-from docr.engine.cache import KVCache, bytes_per_token
+from docr.engine.cache import KEY_STEP, KVCache, bytes_per_token
 from docr.engine.scheduler import BLOCK, Scheduler
 from docr.engine.sequence import Sequence
 from docr.types import PageRef
@@ -123,7 +123,7 @@ def test_decoding_reads_the_cache_in_place() -> None:
     first = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
     second = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
     assert first.data_ptr() == second.data_ptr()
-    assert first.shape == (2, HEADS, 21, HEAD_DIM)
+    assert first.shape == (2, HEADS, KEY_STEP, HEAD_DIM)  # 21 tokens, the rest masked
 
 
 def test_rows_that_change_length_keep_their_tokens() -> None:

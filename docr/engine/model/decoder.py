@@ -124,6 +124,16 @@ class MLP(nn.Module):
         return out
 
 
+def padded_count(count: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: an expert's rows are padded to so many.
+
+    On a CPU oneDNN compiles and keeps a bf16 kernel for each number of rows. With as many numbers
+    as chance gives, memory grew by 0.1 GB in 100 pages of a toy model.
+    """
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
 class MoE(nn.Module):
     """Each token through its best few of E routed experts, and through the shared experts.
 
@@ -166,8 +176,9 @@ class MoE(nn.Module):
             start, end = end, end + count
             if count:
                 rows = row_of[start:end]
-                gate, up = F.linear(x[rows], self.gate_up_proj[expert]).chunk(2, dim=-1)
-                y = F.linear(F.silu(gate) * up, self.down_proj[expert])
+                taken = F.pad(rows, (0, padded_count(count) - count)) if x.is_cpu else rows
+                gate, up = F.linear(x[taken], self.gate_up_proj[expert]).chunk(2, dim=-1)
+                y = F.linear(F.silu(gate) * up, self.down_proj[expert])[:count]
                 total.index_add_(0, rows, y.float() * weight_of[start:end])
         return total.to(x.dtype)
 
