@@ -16,7 +16,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TOY := .demo/toy-model
 
-# One thread a process: the tests run two processes, and small matrices gain nothing from more.
+# One thread a process: small matrices gain nothing from more. Four processes on two cores: many
+# tests wait for disks and for other processes.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .PHONY: help demo test test-slow lint check bench clean
@@ -57,7 +58,7 @@ demo: $(VENV)/.installed $(TOY)/config.json
 	@echo 'The Markdown is in: demo-out/'
 
 test: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m 'not slow and not checkpoint'
+	$(TEST_ENV) $(BIN)/python -m pytest -n 4 --dist worksteal -m 'not slow and not checkpoint'
 
 test-slow: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m 'slow and not checkpoint'

@@ -200,7 +200,13 @@ class Survey:
             {} if known is None else {each["page"]: each["checksum"] for each in known["pages"]}
         )
         found = {page.page: page.checksum for page in document.finished.values()}
-        document.settled = known is not None and not document.todo and listed == found
+        document.settled = (
+            known is not None
+            and not document.todo
+            and listed == found
+            and store is not None
+            and (store.out / document.folder / "document.md").exists()
+        )
 
     def _again(self, code: str) -> bool:
         """Whether a failure of an earlier run is tried again."""

@@ -27,7 +27,8 @@ class SourceFile:
 
     Attributes:
         path: where to open it (absolute).
-        root: the directory it was found under (absolute); the file's parent when named itself.
+        root: the directory it was found under (absolute); the parent of a file that was named
+            itself, and the working directory, or else "/", for one that a list names.
         relative: path below `root` with "/" between components, undecodable bytes as surrogates.
         named: whether the command line (or --files-from) named this very file.
     """

@@ -73,6 +73,19 @@ def test_a_second_run_changes_nothing(collection: Path, tmp_path: Path) -> None:
     assert inodes(out) == before
 
 
+def test_lost_markdown_comes_back_without_the_model(collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(collection, "-o", out)
+    before = tree(out)
+    (out / "a.pdf/document.md").unlink()
+    (out / "a.pdf/page-0002.md").write_text("torn")
+    (out / "manifest.jsonl").unlink()
+    again = convert(collection, "-o", out)
+    assert again.returncode == 0
+    assert "loaded in" not in again.stderr
+    assert tree(out) == before
+
+
 def test_same_input_same_tree(collection: Path, tmp_path: Path) -> None:
     convert(collection, "-o", tmp_path / "one")
     convert(collection, "-o", tmp_path / "two", "--batch-size", "1")

@@ -164,6 +164,18 @@ def test_an_engine_that_kills_the_process_leaves_what_is_finished(
     assert len(page_files(out)) == PAGES
 
 
+def test_a_page_that_kills_its_rank_twice_is_poison(tmp_path: Path) -> None:
+    source, out = text_pdf(tmp_path / "a.pdf", pages=6), tmp_path / "out"
+    done = docr(
+        *("convert", "--engine", "tests.fakes.engines:crash", "--mode", "tiny"),
+        *("--device", "cpu", "--gpus", "3", source, "-o", out),
+    )
+    assert done.returncode == 3, done.stderr
+    states = {line["page"]: line["state"] for line in manifest(out)}
+    assert states == {1: "ok", 2: "ok", 3: "failed:poison", 4: "ok", 5: "ok", 6: "ok"}
+    assert done.stderr.count("died") >= 2
+
+
 @pytest.fixture(autouse=True)
 def no_child_left() -> Iterator[None]:
     """No test of this file leaves a process behind."""
