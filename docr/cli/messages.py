@@ -58,7 +58,8 @@ def say(text: str) -> None:
     encoding = sys.stderr.encoding or "utf-8"
     line = f"docr: {printable(text)}".encode(encoding, "backslashreplace").decode(encoding)
     with contextlib.suppress(OSError, ValueError):  # full, or closed
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(line + "\n")  # in one piece: threads speak, and one may end the process
+        sys.stderr.flush()
 
 
 def emit(result: str | bytes) -> None:

@@ -57,6 +57,7 @@ class _Rank:
     flight: dict[tuple[str, int], Chunk] = field(default_factory=dict)
     wants: bool = False
     alive: bool = True
+    alone: bool = False  # it has a page in flight that another rank died over, and nothing else
 
 
 class Ranks:
@@ -123,11 +124,14 @@ class Ranks:
     def wants(self) -> bool:
         """Whether a rank has asked for work that no lost page needs first."""
         self._take_in(0.0)
-        return any(rank.wants for rank in self._ranks) and not self._again
+        return not self._again and any(rank.wants and not rank.alone for rank in self._ranks)
 
     def submit(self, chunk: Chunk) -> None:
         """Hand a chunk to one of the ranks that asked: the one with the least in flight."""
-        rank = min((r for r in self._ranks if r.wants), key=lambda rank: len(rank.flight))
+        asking = (rank for rank in self._ranks if rank.wants and not rank.alone)
+        self._hand(min(asking, key=lambda rank: len(rank.flight)), chunk)
+
+    def _hand(self, rank: _Rank, chunk: Chunk) -> None:
         rank.wants = False
         rank.flight.update({(chunk.folder, index): chunk for index in chunk.indexes})
         self._send(rank, chunk)
@@ -140,8 +144,11 @@ class Ranks:
         """
         if not self._messages:
             self._take_in(timeout)
-        while self._again and any(rank.wants for rank in self._ranks):
-            self.submit(self._again.popleft())
+        for rank in self._ranks:
+            # Alone: should this rank die, too, it is known which page did it.
+            if self._again and rank.wants and not rank.flight:
+                self._hand(rank, self._again.popleft())
+                rank.alone = True
         messages, self._messages = self._messages, []
         if not messages and not any(rank.alive for rank in self._ranks):
             raise DeviceError("every rank has died; --gpus 1 -v may show why")
@@ -168,6 +175,7 @@ class Ranks:
                     raise message
                 case PageOutcome():
                     del rank.flight[message.folder, message.index]
+                    rank.alone = rank.alone and bool(rank.flight)
                     self._messages.append(message)
                 case ModelReady() if rank.number > 0:
                     log.info("rank %d: %s on %s", rank.number, message.model, message.device)
