@@ -26,7 +26,7 @@ from docr.job import Job, Stop
 from docr.models.choice import chosen_model
 from docr.models.files import resolve
 from docr.modes.tiles import grid_of
-from docr.output.record import ModelInfo, PageRecord
+from docr.output.record import JSON, ModelInfo, PageRecord
 from docr.output.store import Store
 from docr.pdf.discover import Discovery, NameList, spool_stdin
 from docr.pipeline import (
@@ -257,10 +257,19 @@ def _events(request: JobRequest, stop: Stop) -> Generator[Event, None, Tally]:
         )
         stack.callback(survey.close)
         job = Job(survey, workforce, settings, store=store, run_id=run_id, stop=stop)
-        yield from job.run()
+        for event in job.run():
+            if store is not None:
+                store.event(_log_line(event))
+            yield event
         if skipped := _skipped(discovery.skipped):
             yield Notice(skipped)
         return job.tally
+
+
+def _log_line(event: Event) -> dict[str, JSON]:
+    """An event as the run's log has it."""
+    fields = {name: getattr(event, name) for name in event.__slots__ if name != "result"}
+    return {"event": type(event).__name__, **fields}
 
 
 def _discover(request: JobRequest, stack: ExitStack) -> Discovery:

@@ -62,6 +62,9 @@ def test_every_page_of_a_collection_has_a_record(collection: Path, tmp_path: Pat
     assert "page 3" in (out / "a.pdf/document.md").read_text(encoding="utf-8")
     assert "1 neither PDF nor image" in done.stderr
     assert "notes.txt" not in done.stderr  # counted, not listed
+    (log,) = (out / ".docr/runs").glob("*.jsonl")
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert sum(event["event"] == "PageFinished" for event in events) == len(records)
 
 
 def test_a_second_run_changes_nothing(collection: Path, tmp_path: Path) -> None:
