@@ -210,16 +210,18 @@ class Progress:
             self.tick()
 
     def _draw(self) -> "RenderableType":
-        from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         with self._lock:
             meter = self._meter
             done, known = meter.reused + meter.pages_done, meter.pages_known
             text = " · ".join(meter.fields())
-        bar = ProgressBar(total=known or 1, completed=done)
-        return Group(bar, Text(text, overflow="ellipsis", no_wrap=True))
+        lines = Table.grid(expand=True)  # not a Group: a bar does not end its line
+        lines.add_row(ProgressBar(total=known or 1, completed=done))
+        lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+        return lines
 
 
 def summary_line(tally: Tally, exit_code: int) -> str:

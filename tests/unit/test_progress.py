@@ -147,3 +147,22 @@ def test_live_display_leaves_markup_alone(
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_live_display_shows_the_bar_and_the_counts() -> None:
+    import io
+
+    from rich.console import Console
+
+    progress = Progress(live=True)
+    progress._ended.set()
+    for event in (
+        DocumentFound("a.pdf", pages=4, reused=0),
+        PageFinished("a.pdf", 1, "ok", None, None, 30, 64, 0.1),
+    ):
+        progress._meter.observe(event)
+    output = io.StringIO()
+    Console(file=output, width=90).print(progress._draw())
+    bar, counts = output.getvalue().splitlines()
+    assert "━" in bar
+    assert "1 file" in counts and "1/4 pages" in counts and "0 failed" in counts
