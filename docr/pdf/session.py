@@ -17,7 +17,7 @@ START_SECONDS = 60.0  # until "hello": imports on a slow disk are not the docume
 
 
 class ChildLost(Exception):
-    """The child is gone or was killed; no page can come of this session any more."""
+    """The child is gone or was killed; no page can come of it any more."""
 
     def __init__(self, code: FailureCode, message: str, *, started: bool) -> None:
         super().__init__(message)
