@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 HANG = "tests.fakes.engines:hang"
 MOMENTS = 50
-BATCHES = 10
+BATCHES = 2
 PAGES = 32
 DEADLINE_S = 60
 
