@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 #
-#   make demo        install docr and convert examples/ with a toy model
+#   make demo        install docr and convert examples/ with the small model that it ships
 #   make test        all tests but the slow ones
 #   make check       formatting, lint, types and unit tests, under a minute once installed
 #   make lint        the same without the tests
@@ -45,13 +45,17 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 $(TOY)/config.json: scripts/make_random_checkpoint.py | $(VENV)/.installed
 	$(BIN)/python scripts/make_random_checkpoint.py $(TOY) --preset toy
 
-demo: $(VENV)/.installed $(TOY)/config.json
+demo: $(VENV)/.installed
 	@echo
-	@echo 'NOTE: the toy model has the real architecture and random weights. It shows the whole'
-	@echo '      path from PDF to files; the text it writes is nonsense. For real text get the'
-	@echo '      full model (README, "The model").'
+	@echo 'NOTE: the model that ships with docr is a small preview. It reads a few lines of large'
+	@echo '      type, as on slides and notices; of dense pages it makes little or nothing. Those'
+	@echo '      need the full model (README, "The model").'
 	@echo
-	$(BIN)/docr convert examples -o demo-out --overwrite --model $(TOY) --mode tiny --max-tokens 48
+	$(BIN)/docr convert examples -o demo-out --overwrite --model mini --max-tokens 500
+	@echo
+	@echo 'examples/slides.pdf has two pages of large type. This was read from them:'
+	@echo
+	@sed 's/^/  | /' demo-out/slides.pdf/document.md
 	@echo
 	@echo 'One Markdown file a document, one Markdown and one JSON file a page:'
 	@find demo-out -name '*.md' | sort | sed 's/^/  /'

@@ -18,13 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from docr.distributed.accelerate import Ranks, rank_count
-from docr.engine.config import EngineConfig
-from docr.engine.engine import load_factory, resolved_dtype
-from docr.errors import ModelError, UsageError
-from docr.events import Event, Notice, Observer, PageFinished, RunStarted, Tally
+from docr.errors import UsageError
+from docr.events import Event, ModelReady, Notice, Observer, PageFinished, RunStarted, Tally
 from docr.job import Job, Stop
-from docr.models.choice import chosen_model
-from docr.models.files import resolve
 from docr.modes.tiles import grid_of
 from docr.output.record import JSON, ModelInfo, PageRecord
 from docr.output.store import Store
@@ -36,6 +32,7 @@ from docr.pipeline import (
     mode_of,
     open_cage,
 )
+from docr.reader import find_reader, planned
 from docr.settings import Settings
 from docr.survey import Survey
 from docr.types import Grid
@@ -164,20 +161,18 @@ def plan(request: JobRequest) -> Iterator[PlannedDocument]:
     Raises:
         NoInput: there was not one document.
     """
-    settings = request.settings
+    settings, model = planned(request.settings)
     mode = mode_of(settings)
     with ExitStack() as stack:
         discovery = _discover(request, stack)
         cage = open_cage(settings, workers=1)
         stack.callback(cage.close)
         store = None
-        try:
-            writer = PageWriter(settings, _model(settings)[1], out=None, run_id="plan")
-            if request.out is not None and (request.out / ".docr").is_dir():
-                store = Store.attach(request.out, run_id="plan")
-        except ModelError:
-            nothing = ModelInfo(name="", revision=None, dtype="")
-            writer = PageWriter(settings, nothing, out=None, run_id="plan")
+        if model is None:
+            model = ModelInfo(name="", revision=None, dtype="")
+        elif request.out is not None and (request.out / ".docr").is_dir():
+            store = Store.attach(request.out, run_id="plan")
+        writer = PageWriter(settings, model, out=None, run_id="plan")
         survey = Survey(
             discovery,
             settings,
@@ -215,11 +210,11 @@ def _ignore(event: Event) -> None:
 
 def _events(request: JobRequest, stop: Stop) -> Generator[Event, None, Tally]:
     """The run: everything that is opened is opened, and closed, here."""
-    settings = request.settings
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
     with ExitStack() as stack:
         discovery = _discover(request, stack)
-        engine, model = _model(settings)
+        reader = find_reader(request.settings)
+        settings, model = reader.settings, reader.model
         store = None
         if request.out is not None:
             store = Store.open(
@@ -237,7 +232,7 @@ def _events(request: JobRequest, stop: Stop) -> Generator[Event, None, Tally]:
         ranks = rank_count(settings)
         config = PipelineConfig(
             settings=settings,
-            engine=engine,
+            engine=reader.engine,
             model=model,
             out=None if store is None else store.out,
             run_id=run_id,
@@ -261,6 +256,8 @@ def _events(request: JobRequest, stop: Stop) -> Generator[Event, None, Tally]:
             if store is not None:
                 store.event(_log_line(event))
             yield event
+            if isinstance(event, ModelReady) and reader.caution is not None:
+                yield Notice(reader.caution)
         if skipped := _skipped(discovery.skipped):
             yield Notice(skipped)
         return job.tally
@@ -296,37 +293,6 @@ def _discover(request: JobRequest, stack: ExitStack) -> Discovery:
         files_from=names,
         exclude_dir=request.out,
     )
-
-
-def _model(settings: Settings) -> tuple[EngineConfig, ModelInfo]:
-    """Which model reads, found on this machine; loads nothing.
-
-    Raises:
-        ModelError: its weights, or the device, are not here.
-    """
-    options: dict[str, Any] = {
-        name: getattr(settings, name)
-        for name in (
-            *("device", "dtype", "batch_size", "max_tokens"),
-            *("no_repeat_ngram", "ngram_window", "loop_stop"),
-        )
-    }
-    if settings.engine is not None:
-        module = settings.engine.partition(":")[0]
-        config = EngineConfig(model_dir=None, model_name=module, **options)
-        engine = load_factory(settings.engine)(config)
-        engine.close()
-        dtype = engine.info.dtype
-    else:
-        files = resolve(settings.model or chosen_model(), settings.revision)
-        config = EngineConfig(
-            model_dir=files.directory,
-            model_name=files.name,
-            revision=files.revision,
-            **options,
-        )
-        dtype = resolved_dtype(config)
-    return config, ModelInfo(name=config.model_name, revision=config.revision, dtype=dtype)
 
 
 def _render_workers(ranks: int) -> int:

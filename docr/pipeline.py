@@ -107,6 +107,7 @@ class Pipeline:
         self._config = config
         settings = config.settings
         self._mode = mode_of(settings)
+        assert settings.task is not None, "not completed"
         self._prompt = prompt_text(settings.task, settings.query, settings.prompt)
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
@@ -245,6 +246,7 @@ class Pipeline:
 
 def mode_of(settings: Settings) -> Mode:
     """The mode that the settings name, with their limit on tiles."""
+    assert settings.mode is not None, "not completed"
     return MODES[settings.mode].with_max_tiles(settings.max_tiles)
 
 

@@ -19,13 +19,14 @@ class Settings:
 
     Attributes:
         model: a name of the catalogue or a folder; None: the one chosen by `docr models use`.
-        revision: of a named model; None: the pinned one.
+        revision: of a model of the hub; None: the pinned one.
         engine: "MODULE:NAME" of an engine factory instead of the model (tests).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         gpus: how many devices (ranks) to use; None: all there are for "auto" and "cuda".
         batch_size: most pages decoded at once; None: as memory allows.
         mode, max_tiles: how much of the page the model sees; max_tiles is for the tiled modes.
         task, query, prompt: what it is asked; `prompt` overrides `task`; `query` is for "locate".
+            A mode or task of None is the model's to choose, see `completed`.
         no_repeat_ngram, ngram_window: the n-gram rule over generated ids; 0 switches it off.
         max_tokens: most tokens generated a page; None: what the context leaves.
         loop_stop: stop a page that repeats itself.
@@ -47,9 +48,9 @@ class Settings:
     dtype: Dtype = "auto"
     gpus: int | None = None
     batch_size: int | None = None
-    mode: ModeName = "gundam"
+    mode: ModeName | None = None
     max_tiles: int = 9
-    task: Task = "markdown"
+    task: Task | None = None
     query: str | None = None
     prompt: str | None = None
     no_repeat_ngram: int = 30
@@ -73,6 +74,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in (("mode", ModeName), ("task", Task), ("dtype", Dtype)):
+            if name in MODEL_SETTINGS and getattr(self, name) is None:
+                continue
             if getattr(self, name) not in get_args(known):
                 choices = ", ".join(get_args(known))
                 raise UsageError(f"--{name} is one of {choices}; not {getattr(self, name)!r}")
@@ -94,10 +97,20 @@ class Settings:
         if self.dpi is not None and not 18 <= self.dpi <= 1200:
             raise UsageError(f"--dpi is 18 to 1200, not {self.dpi:g}")
 
+    def completed(self, *, mode: ModeName | None, task: Task | None) -> "Settings":
+        """The same with a mode and a task: the model's, and without a wish of it DeepSeek-OCR's."""
+        return dataclasses.replace(
+            self, mode=self.mode or mode or "gundam", task=self.task or task or "markdown"
+        )
+
     def text_settings(self) -> dict[str, str | int | float | bool | None]:
         """The settings that change the text; batch size, device, ranks and verbosity do not."""
+        assert self.mode is not None and self.task is not None, "not completed"
         return {name: getattr(self, name) for name in TEXT_SETTINGS}
 
+
+MODEL_SETTINGS = ("mode", "task")
+"""What a checkpoint's docr.json may choose where nobody else does."""
 
 TEXT_SETTINGS = (
     "mode",

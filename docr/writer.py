@@ -82,6 +82,7 @@ class PageWriter:
         device: str | None = None,
         batch_pages: int | None = None,
     ) -> None:
+        assert settings.mode is not None, "not completed"
         self._settings = settings
         self._mode = MODES[settings.mode]
         self._model = model

@@ -2,9 +2,9 @@
 
     python scripts/make_examples.py [FOLDER]      (default: examples)
 
-All text is our own; it makes up a third of this file. Only the fonts that every PDF reader has
-are used, so the text stays within Latin-1 (the Symbol font gives the Greek letters). Coordinates
-are points, y down.
+All text is our own; what runs longer than a line stands in examples_prose.py. Only the fonts that
+every PDF reader has are used, so the text stays within Latin-1 (the Symbol font gives the Greek
+letters).
 """
 
 import io
@@ -17,96 +17,38 @@ import numpy as np
 import pymupdf
 from PIL import Image
 
-WIDTH, HEIGHT = 595, 842  # A4; the leaflet is A5
-MARGIN = 56
-INK, GREY, RULE, SHADE = (0.1, 0.1, 0.12), (0.42, 0.42, 0.45), (0.7, 0.7, 0.72), (0.93, 0.94, 0.96)
-SERIF, SERIF_BOLD, SERIF_ITALIC = "tiro", "tibo", "tiit"
-SANS, SANS_BOLD, MONO, SYMBOL = "helv", "hebo", "cour", "symb"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-Color = tuple[float, float, float]
-LEFT, RIGHT = pymupdf.TEXT_ALIGN_LEFT, pymupdf.TEXT_ALIGN_RIGHT
-CENTER, JUSTIFY = pymupdf.TEXT_ALIGN_CENTER, pymupdf.TEXT_ALIGN_JUSTIFY
-
-
-def line(
-    page: pymupdf.Page,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    font: str = SERIF,
-    size: float = 10.5,
-    align: int = LEFT,
-    color: Color = INK,
-) -> float:
-    """Set one line with its baseline at `y` against `x`; returns its width."""
-    width = pymupdf.get_text_length(text, fontname=font, fontsize=size)
-    start = x - {LEFT: 0.0, CENTER: width / 2, RIGHT: width}[align]
-    page.insert_text((start, y), text, fontname=font, fontsize=size, color=color)
-    return float(width)
-
-
-def paragraph(
-    page: pymupdf.Page,
-    x: float,
-    y: float,
-    width: float,
-    text: str,
-    *,
-    font: str = SERIF,
-    size: float = 11.5,
-    leading: float = 1.32,
-    align: int = JUSTIFY,
-) -> float:
-    """Set a paragraph in a column from its top `y`; returns the y below it."""
-    room = page.rect.height - 40 - y
-    spare = page.insert_textbox(
-        pymupdf.Rect(x, y, x + width, y + room),
-        " ".join(text.split()),
-        fontname=font,
-        fontsize=size,
-        lineheight=leading,
-        align=align,
-        color=INK,
-    )
-    assert spare >= 0, f"text does not fit the page by {-spare:.0f} pt: {text[:40]!r}"
-    return float(y + room - spare)
-
-
-def rule(
-    page: pymupdf.Page,
-    y: float,
-    *,
-    x0: float = MARGIN,
-    x1: float | None = None,
-    width: float = 0.6,
-    color: Color = RULE,
-) -> None:
-    """Draw a horizontal line, by default from margin to margin."""
-    end = page.rect.width - MARGIN if x1 is None else x1
-    page.draw_line((x0, y), (end, y), color=color, width=width)
-
-
-def table(
-    page: pymupdf.Page,
-    y: float,
-    columns: Sequence[tuple[float, int]],
-    rows: Sequence[Sequence[str]],
-    *,
-    row_height: float = 20,
-    size: float = 9.5,
-) -> float:
-    """Draw a ruled table, first row as its head; `columns` are (x, alignment). Returns its end."""
-    page.draw_rect(
-        pymupdf.Rect(MARGIN, y, page.rect.width - MARGIN, y + row_height), color=None, fill=SHADE
-    )
-    for number, row in enumerate(rows):
-        font = SANS if number else SANS_BOLD
-        for (x, align), text in zip(columns, row, strict=True):
-            line(page, x, y + row_height * 0.66, text, font=font, size=size, align=align)
-        y += row_height
-        rule(page, y)
-    return y
+from scripts.examples_drawing import (
+    CENTER,
+    GREY,
+    HEIGHT,
+    INK,
+    LEFT,
+    MARGIN,
+    MONO,
+    RIGHT,
+    SANS,
+    SANS_BOLD,
+    SERIF,
+    SERIF_BOLD,
+    SERIF_ITALIC,
+    SYMBOL,
+    WIDTH,
+    line,
+    paragraph,
+    rule,
+    table,
+)
+from scripts.examples_prose import (
+    ARTICLE_LEFT,
+    ARTICLE_RIGHT,
+    LEAFLET,
+    LETTER,
+    NOTICE,
+    SLIDE,
+    TITLE_SLIDE,
+)
 
 
 def invoice(document: pymupdf.Document) -> None:
@@ -156,31 +98,6 @@ def invoice(document: pymupdf.Document) -> None:
     rule(page, 770)
     footer = "Lindqvist Bookbinding   ·   Kiln Lane 7, Port Ellery   ·   workshop@lindqvist.example"
     line(page, WIDTH / 2, 786, footer, font=SANS, size=8, align=CENTER, color=GREY)
-
-
-ARTICLE_LEFT = (
-    ("1  Introduction", """A rain gauge is a bucket with a ruler. Its weakness is the ruler: a
-     drizzle of half a millimetre is thinner than the line that marks it. Weighing the bucket
-     instead removes the eye from the measurement. Kitchen scales that resolve one gram are
-     cheap, sealed against flour, and patient."""),
-    (None, """We asked a modest question: does such a scale, left outdoors for a season, agree
-     with a tipping gauge to within the error that the tipping gauge claims for itself?"""),
-    ("2  Method", """A steel pan of 600 square centimetres stood on the scale under a frame of
-     wire mesh that kept leaves out. Every minute a small computer read the mass. Rain of height
-     h raises the mass m of the water in a pan of area A, so that"""),
-)  # fmt: skip
-ARTICLE_RIGHT = (
-    (None, """Evaporation lowers the mass between showers. We fitted its rate over each dry hour
-     and added the loss back, which changed the seasonal total by less than four per cent."""),
-    ("3  Results", """In 92 days the scale recorded 211.4 mm and the tipping gauge 205.9 mm. The
-     difference of 2.7 per cent lies within the five per cent stated by the maker of the gauge.
-     On days with less than 1 mm the scale saw rain 14 times where the gauge saw none; on each of
-     them a neighbour had noticed drizzle."""),
-    (None, """Wind was the main source of noise. Gusts above eight metres a second moved the
-     reading by up to six grams, which a median over five minutes removed."""),
-    ("4  Conclusion", """A kitchen scale is a good rain gauge for anyone who can give it a level
-     stone and a dry cable. It is most useful where the ordinary gauge is blind, in light rain."""),
-)  # fmt: skip
 
 
 def article(document: pymupdf.Document) -> None:
@@ -289,33 +206,6 @@ def tides(document: pymupdf.Document) -> None:
         y = paragraph(page, MARGIN + 24, y, width - 24, text, align=LEFT) + 3
 
 
-LEAFLET = (
-    (
-        ("Welcome", """The Ellery Lighthouse Museum keeps the lamp, the logbooks and the kitchen of
-         a light that was tended by hand until 1971. This leaflet says in five languages how to
-         visit it. The stairs have 183 steps; there is no lift."""),
-        ("Opening times", """The tower closes when the wind is above force 8. Tickets are sold at
-         the gate, and the last climb begins forty minutes before closing."""),
-    ),
-    (
-        ("Bienvenue", """Le musée du phare d'Ellery conserve la lampe, les journaux de bord et la
-         cuisine d'un phare entretenu à la main jusqu'en 1971. L'escalier compte 183 marches ;
-         prenez votre temps, et gardez la main sur la rampe. Les élèves entrent gratuitement."""),
-        ("Willkommen", """Das Leuchtturmmuseum zeigt die Lampe, die Tagebücher und die Küche eines
-         Leuchtfeuers, das bis 1971 von Hand gepflegt wurde. Die Treppe hat 183 Stufen. Größere
-         Taschen bleiben bitte im Wärterhaus; Hunde dürfen bis zum Fuß des Turmes mit."""),
-    ),
-    (
-        ("Bienvenidos", """El museo del faro guarda la lámpara, los cuadernos y la cocina de una
-         luz que se cuidó a mano hasta 1971. La escalera tiene 183 peldaños. ¿Viene con niños?
-         Pregunte en la taquilla por el cuaderno de dibujos del señor Ibáñez."""),
-        ("Välkommen", """Fyrmuseet bevarar lampan, loggböckerna och köket från en fyr som sköttes
-         för hand till 1971. Trappan har 183 steg. Från översta våningen ser man på klara dagar
-         ända till öarna i söder; ta gärna med kikare."""),
-    ),
-)  # fmt: skip
-
-
 def leaflet(document: pymupdf.Document) -> None:
     """Three pages with running header, footer, page numbers and five languages."""
     width, height = 420.0, 595.0
@@ -357,35 +247,6 @@ def leaflet(document: pymupdf.Document) -> None:
         )
 
 
-LETTER = """\
-Keeper's house, Ellery Light
-19 November 1958
-
-To the Harbour Office, Port Ellery
-
-Dear Sirs,
-
-I beg to report that the lamp was out from ten
-minutes past four until half past four on the
-morning of the 17th. A gull had broken pane 6 of
-the lantern and the draught put out the mantle.
-The spare was fitted and the pane boarded up.
-
-Please send:
-
-    2 panes, 61 by 48 cm
-    1 dozen mantles, size C
-    putty, 2 kg
-
-The boat may land at the north steps on any day
-with the wind west of south.
-
-Your obedient servant,
-
-A. Marrow, keeper
-"""
-
-
 def letter_scan(document: pymupdf.Document) -> None:
     """A typewritten letter as a scanner gives it: one grey JPEG, a little askew, no text layer."""
     sheet = pymupdf.open().new_page(width=WIDTH, height=HEIGHT)
@@ -404,11 +265,36 @@ def letter_scan(document: pymupdf.Document) -> None:
     page.insert_image(page.rect, stream=jpeg.getvalue())
 
 
+def slides(document: pymupdf.Document) -> None:
+    """Two slides for a projector: a title, and a heading over points, all in large type."""
+    width, height, margin = 720.0, 540.0, 40.0
+    title = document.new_page(width=width, height=height)
+    for y, text, font, size in TITLE_SLIDE:
+        line(title, width / 2, y, text, font=font, size=size, align=CENTER)
+    points = document.new_page(width=width, height=height)
+    heading, *rest = SLIDE
+    line(points, margin, 96, heading, font=SANS_BOLD, size=54)
+    rule(points, 124, x0=margin, x1=width - margin, width=2, color=INK)
+    for number, text in enumerate(rest):
+        line(points, margin, 196 + 72 * number, f"- {text}", font=SANS, size=42)
+
+
+def notice(document: pymupdf.Document) -> None:
+    """A notice for a door: a sheet on its side, a heading and a few lines to read from afar."""
+    page = document.new_page(width=HEIGHT, height=WIDTH)
+    heading, *rest = NOTICE
+    line(page, HEIGHT / 2, 104, heading, font=SERIF_BOLD, size=76, align=CENTER)
+    for number, text in enumerate(rest):
+        line(page, HEIGHT / 2, 184 + 66 * number, text, size=48, align=CENTER)
+
+
 DOCUMENTS: dict[str, Callable[[pymupdf.Document], None]] = {
     "article.pdf": article,
     "invoice.pdf": invoice,
     "leaflet.pdf": leaflet,
     "letter-scan.pdf": letter_scan,
+    "notice.pdf": notice,
+    "slides.pdf": slides,
     "tides.pdf": tides,
 }
 

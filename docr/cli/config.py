@@ -17,12 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import platformdirs
 
 from docr.errors import IncompatibleError, UsageError
-from docr.settings import DTYPE_ALIASES, Settings
+from docr.settings import DTYPE_ALIASES, MODEL_SETTINGS, Settings
 
 Value = str | int | float | bool | tuple[str, ...] | None
 
@@ -47,7 +47,8 @@ class Configured:
     Attributes:
         settings: for the run.
         out: where the output goes; None: nobody said.
-        origins: where each value comes from: "flag", "DOCR_MODE", a file's path or "default".
+        origins: where each value comes from: "flag", "DOCR_MODE", a file's path, "default" or,
+            where nobody said and the model chooses, "the model's".
         files: the configuration files that were read.
     """
 
@@ -87,7 +88,9 @@ def configure(
         IncompatibleError: a file or a variable holds an unknown key or a wrong value.
     """
     values: dict[str, Value] = {}
-    origins = dict.fromkeys((*_FIELDS, OUT), "default")
+    origins = dict.fromkeys((*_FIELDS, OUT), "default") | dict.fromkeys(
+        MODEL_SETTINGS, "the model's"
+    )
     files = config_files(config)
     layers = [(str(path), _read_file(path)) for path in files]
     layers += [(ENV_PREFIX + name.upper(), {name: value}) for name, value in _read_env(environ)]
@@ -168,7 +171,7 @@ def _check_alone(origin: str, layer: Mapping[str, Value]) -> None:
 def _plain_type(name: str) -> object:
     """A setting's type without "or None"."""
     hint = _TYPES[name]
-    if isinstance(hint, UnionType):
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:  # the latter for a Literal
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     return hint
 

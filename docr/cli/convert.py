@@ -120,7 +120,11 @@ def convert(
     ] = False,
     model: Annotated[
         str | None,
-        _value(_MODEL, "NAME|DIR", "A model of `docr models list`, or a checkpoint's folder."),
+        _value(
+            _MODEL,
+            "NAME|DIR",
+            "A model of `docr models list`, or a checkpoint's folder [the one in use].",
+        ),
     ] = None,
     revision: Annotated[
         str | None, _value(_MODEL, "REV", "Commit, branch or tag of the model [the pinned one].")
@@ -144,7 +148,7 @@ def convert(
         _value(
             _PAGE,
             "MODE",
-            "How much the model sees: tiny, small, base, large, gundam or gundam-m [gundam].",
+            "What the model sees: tiny, small, base, large, gundam or gundam-m [the model's own].",
             words=get_args(ModeName),
         ),
     ] = None,
@@ -156,7 +160,7 @@ def convert(
         _value(
             _PAGE,
             "TASK",
-            "markdown, ocr, image, figure, describe or locate [markdown].",
+            "markdown, ocr, image, figure, describe or locate [the model's own].",
             words=get_args(Task),
         ),
     ] = None,

@@ -19,6 +19,10 @@ import typer
 from docr import __version__
 from docr.cli.messages import emit, printable
 from docr.errors import DocrError, ModelError
+from docr.models.catalogue import FULL_MODEL
+from docr.models.choice import chosen_model
+from docr.models.defaults import CheckpointDefaults
+from docr.models.files import ModelFiles, resolve
 
 _PACKAGES = (
     "torch",
@@ -92,14 +96,14 @@ def _examine(*, no_model: bool) -> Iterator[Check]:
     yield _system()
     yield from _packages()
     yield from _devices()
-    weights = _weights()
-    yield weights
+    model = _find_model()
+    yield _weights(model)
     yield _hub()
     yield from _room()
     yield from _limits()
     yield _rendering()
-    if weights.state == "ok" and not no_model:
-        yield _recognition()
+    if isinstance(model, ModelFiles) and not no_model:
+        yield _recognition(model.defaults)
 
 
 def _system() -> Check:
@@ -168,25 +172,33 @@ def _what_fits(free: int, value_bytes: int) -> Check:
     left = free - _PARAMETERS * value_bytes - _WORKING_BYTES
     if left <= 0:
         needed = (_PARAMETERS * value_bytes + _WORKING_BYTES) / 1e9
-        return Check("memory", "fail", f"DeepSeek-OCR needs about {needed:.0f} GB of it")
+        state: Literal["warn", "fail"] = "fail" if chosen_model() == FULL_MODEL else "warn"
+        return Check("memory", state, f"DeepSeek-OCR needs about {needed:.0f} GB of it")
     pages = {}
     for name, mode in MODES.items():
         grid = (1, 1) if mode.tile_px is None else (1, mode.max_tiles)
         tokens = mode.num_vision_tokens(grid) + _TEXT_TOKENS
         pages[name] = left // (tokens * _CACHE_VALUES_PER_TOKEN * value_bytes)
     text = ", ".join(f"{name} {count}" for name, count in pages.items())
-    return Check("memory", "ok", f"room for about so many full pages at once: {text}")
+    return Check(
+        "memory", "ok", f"room for about so many full pages of DeepSeek-OCR at once: {text}"
+    )
 
 
-def _weights() -> Check:
-    from docr.models.choice import chosen_model
-    from docr.models.files import resolve
-
+def _find_model() -> ModelFiles | DocrError:
+    """The chosen model, or why it cannot be used."""
     try:
-        model = resolve(chosen_model())
+        return resolve(chosen_model())
     except DocrError as error:
-        return Check("weights", "fail", str(error))
-    return Check("weights", "ok", f"{model.name} at {model.revision} in {model.directory}")
+        return error
+
+
+def _weights(model: ModelFiles | DocrError) -> Check:
+    if isinstance(model, DocrError):
+        return Check("weights", "fail", str(model))
+    place = f"{model.name} at {model.revision} in {model.directory}"
+    preview = model.defaults.preview
+    return Check("weights", "ok", place if preview is None else f"{place}, a preview: {preview}")
 
 
 def _hub() -> Check:
@@ -242,16 +254,18 @@ def _rendering() -> Check:
     return Check("rendering", "ok", f"{page.image.rendered_by}, a page in {page.seconds:.2f} s")
 
 
-def _recognition() -> Check:
-    """Recognise the test page with the chosen model."""
+def _recognition(defaults: CheckpointDefaults) -> Check:
+    """Recognise the test page with the chosen model, as cheaply as it can."""
     from docr.api import iter_pages
+
+    mode, task = defaults.mode or "tiny", defaults.task or "ocr"
 
     with tempfile.TemporaryDirectory(prefix="docr-") as folder:
         path = Path(folder) / "test.pdf"
         path.write_bytes(_TEST_PAGE)
         begin = time.monotonic()
         try:
-            pages = list(iter_pages([path], mode="tiny", task="ocr", max_tokens=32, gpus=1))
+            pages = list(iter_pages([path], mode=mode, task=task, max_tokens=32, gpus=1))
         except DocrError as error:
             return Check("recognition", "fail", str(error))
     text = pages[0].markdown if pages else None

@@ -5,13 +5,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
-from docr.cli.messages import emit, say
+from docr.cli.messages import count, emit, say
 from docr.errors import ModelError
-from docr.models.catalogue import CATALOGUE, DEFAULT_MODEL
+from docr.models.catalogue import CATALOGUE, FULL_MODEL, BundledModel, CatalogueEntry, HubModel
 from docr.models.choice import choose, chosen_model
 
 models_app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
@@ -43,40 +44,64 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """List the models: where they come from, and whether they are here."""
-    from docr.models.files import resolve
-
     chosen = chosen_model()
-    rows = []
-    for entry in CATALOGUE.values():
-        try:
-            path = str(resolve(entry.name).directory)
-        except ModelError:
-            path = None
-        rows.append(
-            {
-                "name": entry.name,
-                "chosen": entry.name == chosen,
-                "repo": entry.repo,
-                "revision": entry.revision,
-                "licence": entry.licence,
-                "download_bytes": entry.download_bytes,
-                "summary": entry.summary,
-                "path": path,
-            }
-        )
+    models = [_listed(entry, chosen) for entry in CATALOGUE.values()]
     if as_json:
-        emit(json.dumps(rows, indent=2) + "\n")
+        emit(json.dumps([asdict(model) for model in models], indent=2) + "\n")
         return
-    for row in rows:
-        here = row["path"] or f"not here; docr models pull {row['name']}"
+    for model in models:
+        if model.repo is None:
+            origin, absent = "comes with docr", "not here; install docr anew"
+        else:
+            origin = f"{model.repo}@{str(model.revision)[:12]}"
+            absent = f"not here; docr models pull {model.name}"
         emit(
-            f"{'*' if row['chosen'] else ' '} {row['name']}  {row['summary']}\n"
-            f"    {row['repo']}@{str(row['revision'])[:12]}, {row['licence']}, "
-            f"{int(str(row['download_bytes'])) / 1e9:.1f} GB\n"
-            f"    {here}\n"
+            f"{'*' if model.chosen else ' '} {model.name}  {model.summary}\n"
+            f"    {origin}, {model.licence}, {_size(model.size_bytes)}\n"
+            f"    {model.path or absent}\n"
         )
     if chosen not in CATALOGUE:
         emit(f"* {chosen}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A model of the list.
+
+    `repo` is null for one that comes with docr; `path` where it is not here.
+    """
+
+    name: str
+    chosen: bool
+    repo: str | None
+    revision: str | None
+    licence: str
+    size_bytes: int
+    summary: str
+    path: str | None
+
+
+def _listed(entry: CatalogueEntry, chosen: str) -> _Listed:
+    from docr.models.files import resolve
+
+    try:
+        files = resolve(entry.name)
+    except ModelError:
+        files = None
+    repo: str | None = None
+    revision = None if files is None else files.revision
+    if isinstance(entry, HubModel):
+        repo, revision = entry.repo, entry.revision
+    return _Listed(
+        name=entry.name,
+        chosen=entry.name == chosen,
+        repo=repo,
+        revision=revision,
+        licence=entry.licence,
+        size_bytes=entry.size_bytes,
+        summary=entry.summary,
+        path=None if files is None else str(files.directory),
+    )
 
 
 @models_app.command()
@@ -84,13 +109,17 @@ def pull(name: Name = None, revision: Revision = None) -> None:
     """Download a model, or go on with a broken download, and check its sha256."""
     from docr.models.fetch import pull as fetch
 
+    name = name or _chosen_name()
     with _bar() as progress:
         try:
-            model = fetch(name or _chosen_name(), revision, progress=progress)
+            model = fetch(name, revision, progress=progress)
         except KeyboardInterrupt:
             say("stopped; what came is kept, the same command goes on")
             raise typer.Exit(130) from None
-    say(f"{model.name} at {model.revision} is complete")
+    if isinstance(CATALOGUE[name], BundledModel):
+        say(f"{name} comes with docr: there is nothing to fetch")
+    else:
+        say(f"{model.name} at {model.revision} is complete")
     emit(f"{model.directory}\n")
 
 
@@ -107,8 +136,9 @@ def verify(name: Name = None, revision: Revision = None) -> None:
     """Read a model's files and compare them with their sha256."""
     from docr.models.fetch import verify as compare
 
-    model, count = compare(name or _chosen_name(), revision)
-    emit(f"{model.name} at {model.revision}: {count} files are as they were fetched\n")
+    model, compared = compare(name or chosen_model(), revision)
+    what = f"{count(compared, 'file')} compared, unchanged" if compared else "no digests are known"
+    emit(f"{model.name} at {model.revision}: {what}\n")
 
 
 @models_app.command()
@@ -144,8 +174,12 @@ def _chosen_name() -> str:
         return chosen
     raise ModelError(
         f"the chosen model is a folder ({shlex.quote(chosen)}) and comes from nowhere else; "
-        f"name one of the list, such as {DEFAULT_MODEL}"
+        f"name one of the list, such as {FULL_MODEL}"
     )
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
 from docr.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueEntry:
+class HubModel:
     """A checkpoint on the Hugging Face hub.
 
     Attributes:
@@ -15,7 +16,7 @@ class CatalogueEntry:
         repo: the hub's name of it.
         revision: the commit that is used unless another is asked for (40 hexadecimal digits).
         licence: of the weights, as an SPDX identifier.
-        download_bytes: about what a download takes, for people; the hub says it exactly.
+        size_bytes: about what a download takes, for people; the hub says it exactly.
         summary: one line for `docr models list`.
     """
 
@@ -23,22 +24,52 @@ class CatalogueEntry:
     repo: str
     revision: str
     licence: str
-    download_bytes: int
+    size_bytes: int
     summary: str
 
 
-DEFAULT_MODEL = "deepseek-ocr"
+@dataclass(frozen=True, slots=True)
+class BundledModel:
+    """A checkpoint that comes with docr, as files of the package.
+
+    Attributes:
+        name, licence, summary: as of a `HubModel`.
+        directory: the checkpoint's folder.
+    """
+
+    name: str
+    directory: Path
+    licence: str
+    summary: str
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files take on disk; 0 where an installation lacks them."""
+        return sum(path.stat().st_size for path in self.directory.glob("*") if path.is_file())
+
+
+CatalogueEntry = HubModel | BundledModel
+
+DEFAULT_MODEL = "mini"
+FULL_MODEL = "deepseek-ocr"
+"""The model that docr is made for, and that a small one's users are told about."""
 
 CATALOGUE: dict[str, CatalogueEntry] = {
     entry.name: entry
     for entry in (
-        CatalogueEntry(
+        BundledModel(
             name=DEFAULT_MODEL,
+            directory=Path(__file__).parent / "mini",
+            licence="MIT",
+            summary="a small preview of the same architecture, for trying docr on large type",
+        ),
+        HubModel(
+            name=FULL_MODEL,
             repo="deepseek-ai/DeepSeek-OCR",
             revision="9f30c71f441d010e5429c532364a86705536c53a",
             licence="MIT",
             # total_size of model.safetensors.index.json, and ten megabytes of tokenizer.
-            download_bytes=6_672_212_480 + 10_000_000,
+            size_bytes=6_672_212_480 + 10_000_000,
             summary="DeepSeek-OCR, 3.3 billion parameters, bfloat16",
         ),
     )

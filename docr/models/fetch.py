@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -46,7 +46,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from huggingface_hub.utils import logging as hub_logging
 
 from docr.errors import ModelError, OutputError
-from docr.models.catalogue import CATALOGUE, MODEL_FILES, CatalogueEntry, find_entry
+from docr.models.catalogue import CATALOGUE, MODEL_FILES, BundledModel, HubModel, find_entry
 from docr.models.files import ModelFiles, pull_command, resolve
 
 Progress = Callable[[int, int], None]
@@ -70,13 +70,15 @@ class _RemoteFile:
 def pull(name: str, revision: str | None = None, *, progress: Progress | None = None) -> ModelFiles:
     """Download a model of the catalogue, continue a broken download, check what came.
 
-    A model that is here and was checked when it came needs no network.
+    A model that comes with docr, or is here and was checked when it came, needs no network.
 
     Raises:
         ModelError: the hub cannot be reached, has no such revision, or sent damaged files.
         OutputError: the cache cannot be written, or the disk is too small.
     """
     entry = find_entry(name)
+    if isinstance(entry, BundledModel):
+        return resolve(name, revision)
     try:
         model = resolve(name, revision)
     except ModelError:
@@ -103,41 +105,53 @@ def pull(name: str, revision: str | None = None, *, progress: Progress | None = 
         raise ModelError(f"{revision} of {entry.repo} moved meanwhile; pull it again")
     model = ModelFiles(entry.name, commit, directory)
     digests = {file.path: _check(directory / file.path, file, entry) for file in files}
-    _write_digests(model, digests)
+    _write_digests(entry, model, digests)
     return model
 
 
 def verify(name_or_dir: str, revision: str | None = None) -> tuple[ModelFiles, int]:
-    """Read every file of a pulled model and compare it with the digest taken when it came.
+    """Read a model's files and compare them with their digests.
+
+    A pulled model's were taken when it came; other checkpoints bring theirs in docr.json.
 
     Returns:
-        The model and how many files were compared; 0 for a folder, of which no digests are known.
+        The model and how many files were compared; 0 where no digests are known.
 
     Raises:
         ModelError: the model is not here, was not fetched by `pull`, or a file has changed.
     """
     model = resolve(name_or_dir, revision)
-    if model.name not in CATALOGUE or name_or_dir not in CATALOGUE:
-        return model, 0
-    try:
-        recorded = json.loads(_digest_file(model).read_text(encoding="utf-8"))
-        digests: dict[str, str] = dict(recorded["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(
-            f"no digests of {name_or_dir} are recorded; record them by: "
-            f"{pull_command(CATALOGUE[name_or_dir], revision)}"
-        ) from None
+    entry = CATALOGUE.get(name_or_dir)
+    if isinstance(entry, HubModel):
+        digests = _recorded_digests(entry, model, revision)
+        remedy = f"delete it, then: {pull_command(entry, revision)}"
+    else:
+        digests = model.defaults.sha256
+        remedy = "copy the checkpoint again" if entry is None else "install docr anew"
     for path, expected in sorted(digests.items()):
         if not (model.directory / path).is_file() or _sha256(model.directory / path) != expected:
             raise ModelError(
-                f"{model.directory / path} is not what was fetched (sha256 {expected} is "
-                f"recorded); delete it, then: {pull_command(CATALOGUE[name_or_dir], revision)}"
+                f"{model.directory / path} is not what it was (sha256 {expected} is recorded); "
+                f"{remedy}"
             )
     return model, len(digests)
 
 
+def _recorded_digests(
+    entry: HubModel, model: ModelFiles, revision: str | None
+) -> Mapping[str, str]:
+    try:
+        recorded = json.loads(_digest_file(model).read_text(encoding="utf-8"))
+        return dict(recorded["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"no digests of {entry.name} are recorded; record them by: "
+            f"{pull_command(entry, revision)}"
+        ) from None
+
+
 @contextmanager
-def _hub_errors(entry: CatalogueEntry, revision: str | None) -> Iterator[None]:
+def _hub_errors(entry: HubModel, revision: str | None) -> Iterator[None]:
     """Say what went wrong between us and the hub in one line."""
     hub = constants.ENDPOINT
     again = f"again (continues): {pull_command(entry, revision)}"
@@ -171,7 +185,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _list_files(entry: CatalogueEntry, revision: str) -> tuple[str, list[_RemoteFile]]:
+def _list_files(entry: HubModel, revision: str) -> tuple[str, list[_RemoteFile]]:
     """The commit that a revision means, and its files that we want."""
     api = HfApi()
     # For a pinned commit, too: this question is asked once, where the listing's is repeated for
@@ -191,7 +205,7 @@ def _list_files(entry: CatalogueEntry, revision: str) -> tuple[str, list[_Remote
 
 
 def _fetch_blobs(
-    entry: CatalogueEntry,
+    entry: HubModel,
     commit: str,
     files: list[_RemoteFile],
     storage: Path,
@@ -251,7 +265,7 @@ class _MeteredFile(io.FileIO):
 
 
 def _fetch_blob(
-    entry: CatalogueEntry,
+    entry: HubModel,
     commit: str,
     file: _RemoteFile,
     part: Path,
@@ -276,7 +290,7 @@ def _fetch_blob(
         )
 
 
-def _check(path: Path, file: _RemoteFile, entry: CatalogueEntry) -> str:
+def _check(path: Path, file: _RemoteFile, entry: HubModel) -> str:
     """Compare a file that came with what the hub says of it; returns its sha256.
 
     Raises:
@@ -311,8 +325,7 @@ def _digest_file(model: ModelFiles) -> Path:
     return folder / f"{model.name}@{model.revision}.json"
 
 
-def _write_digests(model: ModelFiles, digests: dict[str, str]) -> None:
-    entry = CATALOGUE[model.name]
+def _write_digests(entry: HubModel, model: ModelFiles, digests: dict[str, str]) -> None:
     content = {"repo": entry.repo, "revision": model.revision, "sha256": digests}
     path = _digest_file(model)
     try:

@@ -4,11 +4,19 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from docr.errors import CheckpointError, ModelError
-from docr.models.catalogue import CATALOGUE, MODEL_FILES, CatalogueEntry, find_entry
+from docr.models.catalogue import (
+    CATALOGUE,
+    FULL_MODEL,
+    MODEL_FILES,
+    BundledModel,
+    HubModel,
+    find_entry,
+)
+from docr.models.defaults import CheckpointDefaults, read_defaults
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _REQUIRED = ("config.json", "tokenizer.json")
@@ -21,14 +29,16 @@ class ModelFiles:
     """A checkpoint that is complete on this machine.
 
     Attributes:
-        name: its name in the catalogue; a local folder's own name.
-        revision: the hub's commit, or a digest of a local folder's content.
+        name: what its docr.json calls it, else its name in the catalogue or the folder's own.
+        revision: the hub's commit, or a digest of the folder's content.
         directory: holds config.json, tokenizer.json and the safetensors files.
+        defaults: what its docr.json says; empty for the hub's models, which have none.
     """
 
     name: str
     revision: str
     directory: Path
+    defaults: CheckpointDefaults = field(default_factory=CheckpointDefaults)
 
 
 def resolve(name_or_dir: str, revision: str | None = None) -> ModelFiles:
@@ -36,18 +46,21 @@ def resolve(name_or_dir: str, revision: str | None = None) -> ModelFiles:
 
     Args:
         name_or_dir: a name of the catalogue or a folder.
-        revision: a commit, branch or tag of a named model; None: the catalogue's.
+        revision: a commit, branch or tag of a model of the hub; None: the catalogue's.
 
     Raises:
         ModelError: it is not here, or not complete; the message is the command that gets it.
+        CheckpointError: a file of it is damaged, or its docr.json makes no sense.
     """
     if name_or_dir not in CATALOGUE and Path(name_or_dir).is_dir():
         return _resolve_directory(Path(name_or_dir).absolute(), revision)
-    # Here, because it takes half a second to import: a folder's checkpoint does without it.
+    entry = find_entry(name_or_dir)
+    if isinstance(entry, BundledModel):
+        return _resolve_bundled(entry, revision)
+    # Here, because it takes half a second to import: other checkpoints do without it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    entry = find_entry(name_or_dir)
     wanted = revision or entry.revision
     advice = f"get it by: {pull_command(entry, revision)}"
     try:
@@ -69,18 +82,37 @@ def resolve(name_or_dir: str, revision: str | None = None) -> ModelFiles:
 
 def _resolve_directory(directory: Path, revision: str | None) -> ModelFiles:
     if revision is not None:
-        raise ModelError(f"--revision is for models of the catalogue; {directory} is a folder")
+        raise ModelError(f"--revision is for models of the hub; {directory} is a folder")
     missing = missing_files(directory)
     if missing:
         raise ModelError(
             f"{directory}: no {missing[0]}; a checkpoint's folder has config.json, "
             "tokenizer.json and *.safetensors"
         )
-    return ModelFiles(directory.name, content_revision(directory), directory)
+    defaults = read_defaults(directory)
+    name = defaults.name or directory.name
+    return ModelFiles(name, f"local-{content_digest(directory)}", directory, defaults)
 
 
-def pull_command(entry: CatalogueEntry, revision: str | None) -> str:
-    """The command that fetches a model of the catalogue."""
+def _resolve_bundled(entry: BundledModel, revision: str | None) -> ModelFiles:
+    if revision is not None:
+        raise ModelError(
+            f"--revision is for models of the hub; {entry.name} comes with docr, in one revision"
+        )
+    missing = missing_files(entry.directory)
+    if missing:
+        raise ModelError(
+            f"this installation of docr lacks the weights of {entry.name} (no {missing[0]} in "
+            f"{entry.directory}); install docr anew, or use the full model: "
+            f"docr models pull {FULL_MODEL}, then --model {FULL_MODEL}"
+        )
+    defaults = read_defaults(entry.directory)
+    revision = f"{entry.name}-{content_digest(entry.directory)}"
+    return ModelFiles(defaults.name or entry.name, revision, entry.directory, defaults)
+
+
+def pull_command(entry: HubModel, revision: str | None) -> str:
+    """The command that fetches a model of the hub."""
     return f"docr models pull {entry.name}" + (f" --revision {revision}" if revision else "")
 
 
@@ -108,15 +140,15 @@ def missing_files(directory: Path) -> list[str]:
     return missing + [name for name in shards if not (directory / name).is_file()]
 
 
-def content_revision(directory: Path) -> str:
-    """Tell the content of a local folder from that of any other, without reading it all.
+def content_digest(directory: Path) -> str:
+    """Tell the content of a folder from that of any other, without reading it all.
 
     A digest of config.json, tokenizer.json, the index, and of every shard its name, size, header
     and the middle 4 KiB of each tensor: training changes all of a tensor, so the samples change
     with the weights. It takes a second for 7 GB; `docr models verify` reads everything.
 
     Returns:
-        "local-" and 32 hexadecimal digits.
+        32 hexadecimal digits.
 
     Raises:
         CheckpointError: a file cannot be read, or a shard is no safetensors file.
@@ -131,7 +163,7 @@ def content_revision(directory: Path) -> str:
                 digest.update(piece)
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from error
-    return f"local-{digest.hexdigest()[:32]}"
+    return digest.hexdigest()[:32]
 
 
 def _indexes(directory: Path) -> list[Path]:

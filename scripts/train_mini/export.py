@@ -7,21 +7,19 @@ heads and ideal codes are dropped. `--preview` is the line that every run shows 
 """
 
 import argparse
-import hashlib
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from docr.engine.model.load import checkpoint_tensors
+from scripts.train_mini.checkpoint import write_checkpoint
 from scripts.train_mini.recipe import RECIPE, load_recipe
 from scripts.train_mini.tokenizer import save_tokenizer
 from scripts.train_mini.trainee import Trainee
 from scripts.train_mini.weights import load_leg
 
-WEIGHTS = "model.safetensors"
 MAX_BYTES = 32_000_000
+"""Of the weights: what every clone and every wheel carries."""
 
 
 def export(legs: Path, out: Path, recipe_file: Path, preview: str | None) -> None:
@@ -34,34 +32,27 @@ def export(legs: Path, out: Path, recipe_file: Path, preview: str | None) -> Non
     trainee = Trainee(recipe)
     if load_leg(trainee, legs) is None:
         raise SystemExit(f"{legs}: no weights of a leg")
-    write_checkpoint(trainee, recipe.config, out)
-    describe(out, mode=recipe.data.mode, preview=preview)
-
-
-def write_checkpoint(trainee: Trainee, config: dict[str, object], out: Path) -> None:
-    """Write config, tokenizer and weights of the model in training."""
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.to("cpu", torch.bfloat16).contiguous().clone()
-        for name, tensor in checkpoint_tensors(trainee.model).items()
-    }
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
-    size = (out / WEIGHTS).stat().st_size
+    size = 2 * sum(parameter.numel() for parameter in trainee.model.parameters())
     if size > MAX_BYTES:
-        raise SystemExit(f"{out / WEIGHTS}: {size:,} bytes; what ships has at most {MAX_BYTES:,}")
-    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    save_tokenizer(out)
-
-
-def describe(out: Path, *, mode: str, preview: str | None) -> None:
-    """Write docr.json: the checkpoint's defaults, what it can read, its digest."""
-    digest = hashlib.sha256((out / WEIGHTS).read_bytes()).hexdigest()
-    content = {"name": "docr-mini", "mode": mode, "task": "ocr", "preview": preview}
-    kept = {key: value for key, value in content.items() if value is not None}
-    (out / "docr.json").write_text(
-        json.dumps(kept | {"sha256": {WEIGHTS: digest}}, indent=1, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
+        raise SystemExit(f"{size:,} bytes of weights; what ships has at most {MAX_BYTES:,}")
+    with tempfile.TemporaryDirectory() as folder:
+        source, written = Path(folder) / "source", Path(folder) / "written"
+        source.mkdir()
+        (source / "config.json").write_text(
+            json.dumps(recipe.config, indent=1) + "\n", encoding="utf-8"
+        )
+        save_tokenizer(source)
+        write_checkpoint(
+            trainee.model,
+            source,
+            written,
+            name="docr-mini",
+            mode=recipe.data.mode,
+            task="ocr",
+            preview=preview,
+        )
+        # Copied, so that the model card in the folder stays.
+        shutil.copytree(written, out, dirs_exist_ok=True)
 
 
 def main() -> None:

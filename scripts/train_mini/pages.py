@@ -37,6 +37,12 @@ SHAPES = ((595, 842), (842, 595), (612, 792), (720, 540), (960, 540), (600, 600)
 BLOCKS = {"sub_title": 0.12, "list": 0.18, "paragraph": 0.70}
 """Shares of a page's blocks. Known besides: table, code, formula, figure."""
 
+TITLED = {False: 0.5, True: 0.1}
+"""Share of the pages, dense or not, that begin with a title."""
+
+DENSE = {"sub_title": 0.05, "paragraph": 0.95}
+"""Shares for pages as full as they get."""
+
 
 @dataclass(frozen=True, slots=True)
 class PagePlan:
@@ -93,6 +99,7 @@ class PageMaker:
         rng: of everything.
         held_out: say what training pages never say.
         blocks: shares of the kinds of blocks; see BLOCKS.
+        dense: fill pages with long paragraphs instead.
     """
 
     def __init__(
@@ -102,11 +109,13 @@ class PageMaker:
         *,
         held_out: bool = False,
         blocks: Mapping[str, float] = BLOCKS,
+        dense: bool = False,
     ) -> None:
         self.faces = faces
         self.rng = rng
         self.writer = Writer(rng, held_out=held_out)
-        self.blocks = blocks
+        self.dense = dense
+        self.blocks = DENSE if dense else blocks
 
     def make(self, plan: PagePlan) -> Page:
         """Set a page from top to bottom, column by column."""
@@ -122,7 +131,7 @@ class PageMaker:
         kind = self.writer.kind() if rng.random() < 0.5 else None
         mixed_faces = rng.random() < 0.5
         top = area[1]
-        if rng.random() < 0.5:
+        if rng.random() < TITLED[self.dense]:
             top = self._heading(page, plan, style, area, top, "title")
         for column in _columns((area[0], top, *area[2:]), plan):
             self._fill(page, plan, style, column, kind, mixed_faces)
@@ -147,6 +156,9 @@ class PageMaker:
                 style = dataclasses.replace(style, face=rng.choice(self.faces))
             says = kind or self.writer.kind()
             below = self._block(page, plan, style, column, y, says)
+            if self.dense:
+                y = max(below, y) + 0.2 * style.size
+                continue
             gap = rng.choice((0.2, 0.5, 0.9)) * style.size + rng.choice((0, 0, 0, style.leading))
             y = max(below, y) + gap
 
@@ -196,7 +208,7 @@ class PageMaker:
         return box[3] + rng.uniform(0.3, 0.9) * size
 
     def _paragraph(self, page: Page, style: Style, column: Box, y: float, kind: str) -> float:
-        length = self.rng.choice((40, 150, 400))
+        length = 400 if self.dense else self.rng.choice((40, 150, 400))
         words = self.writer.text(kind, length).split()
         scripts, box = self._fit(page, words, style, column, y)
         if scripts:

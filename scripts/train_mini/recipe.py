@@ -44,6 +44,8 @@ class StageRecipe:
     unlock: int = 1
     noise: float = 0.0
     drop: float = 0.0
+    dense: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,13 @@ class Pages(IterableDataset[Batch]):
         worker = get_worker_info()
         rng = random.Random(f"{self.seed}/{worker.id if worker else 0}")
         faces = load_faces(self.recipe.data.fonts, held_out=self.held_out)
-        maker = PageMaker(faces, rng, held_out=self.held_out, blocks=self.recipe.data.blocks)
+        maker = PageMaker(
+            faces,
+            rng,
+            held_out=self.held_out,
+            blocks=self.recipe.data.blocks,
+            dense=self.stage.dense,
+        )
         self.tokenizer = build_tokenizer()
         samples = self.begun
         while True:

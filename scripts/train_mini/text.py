@@ -36,6 +36,16 @@ _SYMBOLS = "".join(char for char in ALPHABET if not char.isalnum())
 @functools.cache
 def sentences(*, held_out: bool) -> tuple[str, ...]:
     """All sentences of one side of the split, in a fixed order."""
+    # zlib.crc32, unlike hash(), is the same in every process.
+    return tuple(
+        sentence
+        for sentence in _all_sentences()
+        if (zlib.crc32(sentence.encode()) % HELD_OUT_OF == 0) == held_out
+    )
+
+
+@functools.cache
+def _all_sentences() -> tuple[str, ...]:
     found: dict[str, None] = {}
     for path in _source_files():
         try:
@@ -48,12 +58,7 @@ def sentences(*, held_out: bool) -> tuple[str, ...]:
                     found[sentence] = None
         if len(found) >= MAX_SENTENCES:
             break
-    # zlib.crc32, unlike hash(), is the same in every process.
-    return tuple(
-        sentence
-        for sentence in found
-        if (zlib.crc32(sentence.encode()) % HELD_OUT_OF == 0) == held_out
-    )
+    return tuple(found)
 
 
 def _source_files() -> Iterable[Path]:

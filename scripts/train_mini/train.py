@@ -28,13 +28,13 @@ from scripts.train_mini.greedy import error_rate
 from scripts.train_mini.recipe import RECIPE, StageRecipe, load_recipe
 from scripts.train_mini.stream import Batch, batches
 from scripts.train_mini.trainee import Trainee
-from scripts.train_mini.weights import State, load_leg, save_leg
+from scripts.train_mini.weights import State, load_checkpoint, load_leg, save_leg
 
 SAVE_SECONDS = 120
 LOG_SECONDS = 30
 CHECK_SECONDS = 600
 CHECK_PAGES = 12
-WARM_UP_STEPS = 60
+WARM_UP_STEPS = 20
 FLOOR = 0.03
 """Share of the rate that is left at the end of an annealed leg."""
 
@@ -113,8 +113,8 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     trainee = Trainee(recipe)
     for folder in arguments.start:
-        if load_leg(trainee, folder) is None:
-            raise SystemExit(f"{folder}: no weights of a leg")
+        if not load_checkpoint(trainee, folder) and load_leg(trainee, folder) is None:
+            raise SystemExit(f"{folder}: neither weights of a leg nor a checkpoint")
     state = load_leg(trainee, arguments.legs) or State(arguments.stage)
     seed = arguments.seed + 1000 * accelerator.process_index + state.samples
     stream = batches(recipe, stage, seed=seed, workers=arguments.workers, begun=state.samples)
@@ -156,7 +156,7 @@ def train(arguments: argparse.Namespace) -> None:
             if now - last_check >= CHECK_SECONDS and arguments.stage != "encoder":
                 last_check = now
                 report(arguments.legs, state, now - begin, {"cer": check(trainee, checks)})
-            if now - last_save >= SAVE_SECONDS:
+            if now - last_save >= arguments.save_seconds:
                 last_save = now
                 save_leg(trainee, arguments.legs, state)
     if accelerator.is_main_process:
@@ -207,13 +207,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=("decoder", "encoder", "whole"))
+    parser.add_argument("stage", choices=("decoder", "encoder", "joined", "whole"))
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--steps", type=int, default=-1, help="stop after so many; for trials")
     parser.add_argument("--legs", type=Path, required=True, help="where the weights are kept")
     parser.add_argument(
-        "--start", type=Path, nargs="*", default=(), help="weights of other stages to begin with"
+        "--start",
+        type=Path,
+        nargs="*",
+        default=(),
+        help="legs of other stages, or a checkpoint, to begin with",
     )
+    parser.add_argument("--save-seconds", type=float, default=SAVE_SECONDS)
     parser.add_argument("--anneal", action="store_true", help="let the rate fall to nearly 0")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--workers", type=int, default=0, help="processes that make pages")

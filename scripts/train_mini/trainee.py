@@ -96,11 +96,11 @@ class Trainee(nn.Module):
         else:
             tokens = self.see(batch, out)
         if stage != "encoder":
-            self.read(batch, tokens, out)
+            self.read(batch, tokens.detach() if settings.apart else tokens, out)
         weights = {
-            "patch": 0.3 if stage == "whole" else 1.0,
-            "slot": 0.5 if stage == "whole" else 1.0,
-            "ideal": 0.3 if stage == "whole" else 1.0,
+            "patch": 1.0,
+            "slot": 1.0,
+            "ideal": 1.0,
             "text": 1.0,
             "point": POINT,
             "place": PLACE,

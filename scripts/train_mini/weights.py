@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from docr.engine.model.load import load_model
 from scripts.train_mini.trainee import Trainee
 
 PART_BYTES = 14 << 20
@@ -79,7 +80,16 @@ def load_leg(trainee: Trainee, folder: Path) -> State | None:
     return state
 
 
+def load_checkpoint(trainee: Trainee, folder: Path) -> bool:
+    """Load an exported checkpoint, which has no heads; False where the folder holds none."""
+    if not (folder / "config.json").is_file():
+        return False
+    model = load_model(folder, device="cpu", dtype=torch.float32)
+    trainee.model.load_state_dict(model.state_dict())
+    return True
+
+
 def _belongs(name: str, stage: str) -> bool:
     """Whether a stage trains a tensor."""
     sees = name.startswith(("model.encoder.", "patch_head", "slot_head"))
-    return stage == "whole" or sees == (stage == "encoder")
+    return stage in ("joined", "whole") or sees == (stage == "encoder")

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.pdfs import Page, image_file, pdf, words
 
 ROOT = Path(__file__).parents[2]
+MINI = ROOT / "docr/models/mini"
 ECHO = "tests.fakes.engines:echo"
 SLOW_ECHO = "tests.fakes.engines:slow_echo"
 TIMEOUT_S = 120
@@ -38,6 +39,12 @@ def environment(**extra: str) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("DOCR_")}
     env.update(PYTHONPATH=str(ROOT), COLUMNS="100", TERM="dumb", **extra)
     return env
+
+
+def fresh_home(home: Path, **extra: str) -> dict[str, str]:
+    """The environment of a user who has never used docr, at home in `home`."""
+    clean = {k: v for k, v in environment().items() if not k.startswith(("HF_", "XDG_"))}
+    return clean | {"HOME": str(home), **extra}
 
 
 def docr(

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from docr.models.catalogue import CATALOGUE, DEFAULT_MODEL
+from docr.models.catalogue import CATALOGUE, DEFAULT_MODEL, FULL_MODEL, HubModel
 from tests.fakes.hub import COMMIT, FakeHub
 
 pytestmark = pytest.mark.e2e
 
-REPO = CATALOGUE[DEFAULT_MODEL].repo
+ENTRY = CATALOGUE[FULL_MODEL]
+assert isinstance(ENTRY, HubModel)
+REPO = ENTRY.repo
 SHARD = "model-00001-of-000001.safetensors"
 SIZE = 24_000_000  # the hub library writes pieces of 10 MB
 
@@ -88,11 +90,11 @@ def _part_size(docr: Docr) -> int:
 
 
 def test_pull_then_work_offline(hub: FakeHub, docr: Docr) -> None:
-    code, out, err = docr("path")
+    code, out, err = docr("path", FULL_MODEL)
     assert (code, out) == (7, "")
     assert err.count("\n") == 1 and err.endswith("get it by: docr models pull deepseek-ocr\n")
 
-    code, out, err = docr("pull")
+    code, out, err = docr("pull", FULL_MODEL)
     assert code == 0, err
     folder = Path(out.strip())
     assert folder.name == COMMIT and (docr.home / "hf") in folder.parents
@@ -102,19 +104,20 @@ def test_pull_then_work_offline(hub: FakeHub, docr: Docr) -> None:
         assert not wanted or (folder / name).read_bytes() == FILES[name]
 
     hub.requests.clear()
-    assert docr("path", HF_HUB_OFFLINE="1")[:2] == (0, out)
-    assert docr("pull")[:2] == (0, out)  # here and checked: no need of the network
-    assert docr("pull", HF_HUB_OFFLINE="1")[:2] == (0, out)
-    code, said, _ = docr("verify", HF_HUB_OFFLINE="1")
+    assert docr("path", FULL_MODEL, HF_HUB_OFFLINE="1")[:2] == (0, out)
+    assert docr("pull", FULL_MODEL)[:2] == (0, out)  # here and checked: no need of the network
+    assert docr("pull", FULL_MODEL, HF_HUB_OFFLINE="1")[:2] == (0, out)
+    code, said, _ = docr("verify", FULL_MODEL, HF_HUB_OFFLINE="1")
     assert code == 0 and "5 files" in said
     listed = json.loads(docr("list", "--json")[1])
-    assert listed[0]["path"] == str(folder) and listed[0]["chosen"]
+    paths = {model["name"]: model["path"] for model in listed}
+    assert paths[FULL_MODEL] == str(folder)
     assert hub.requests == []
 
 
 def test_broken_download_goes_on_where_it_stopped(hub: FakeHub, docr: Docr) -> None:
     hub.stall_after = SIZE // 2
-    process = docr.start("pull")
+    process = docr.start("pull", FULL_MODEL)
     assert hub.stalled.wait(30), process.communicate(timeout=5)
     deadline = time.monotonic() + 30
     while not _part_size(docr) and time.monotonic() < deadline:
@@ -123,10 +126,10 @@ def test_broken_download_goes_on_where_it_stopped(hub: FakeHub, docr: Docr) -> N
     process.communicate()
     have = _part_size(docr)
     assert 0 < have <= SIZE // 2
-    assert docr("path")[0] == 7  # half a model is none
+    assert docr("path", FULL_MODEL)[0] == 7  # half a model is none
 
     hub.release()
-    code, out, err = docr("pull")
+    code, out, err = docr("pull", FULL_MODEL)
     assert code == 0, err
     assert _downloads(hub)[-1]["Range"] == f"bytes={have}-"
     assert (Path(out.strip()) / SHARD).read_bytes() == FILES[SHARD]
@@ -135,7 +138,7 @@ def test_broken_download_goes_on_where_it_stopped(hub: FakeHub, docr: Docr) -> N
 
 def test_dropped_connection_is_taken_up_again(hub: FakeHub, docr: Docr) -> None:
     hub.drop_after = SIZE // 2
-    code, out, err = docr("pull")
+    code, out, err = docr("pull", FULL_MODEL)
     assert code == 0, err
     assert len(_downloads(hub)) == 2 and "Range" in _downloads(hub)[1]
     assert (Path(out.strip()) / SHARD).read_bytes() == FILES[SHARD]
@@ -143,27 +146,27 @@ def test_dropped_connection_is_taken_up_again(hub: FakeHub, docr: Docr) -> None:
 
 def test_damaged_download_is_found_and_dropped(hub: FakeHub, docr: Docr) -> None:
     hub.corrupt.add(SHARD)
-    code, out, err = docr("pull")
+    code, out, err = docr("pull", FULL_MODEL)
     assert (code, out) == (7, "")
     assert "sha256" in err and SHARD in err and err.count("\n") == 1
-    assert docr("path")[0] == 7
+    assert docr("path", FULL_MODEL)[0] == 7
     hub.corrupt.clear()
-    assert docr("pull")[0] == 0
+    assert docr("pull", FULL_MODEL)[0] == 0
 
 
 def test_verify_finds_what_changed_later(hub: FakeHub, docr: Docr) -> None:
-    folder = Path(docr("pull")[1].strip())
+    folder = Path(docr("pull", FULL_MODEL)[1].strip())
     shard = (folder / SHARD).resolve()
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
-    code, _, err = docr("verify")
+    code, _, err = docr("verify", FULL_MODEL)
     assert code == 7 and SHARD in err and "docr models pull" in err
 
 
 def test_token_goes_to_the_hub_only(hub: FakeHub, docr: Docr) -> None:
-    assert docr("pull")[0] == 0
+    assert docr("pull", FULL_MODEL)[0] == 0
     assert not any("authorization" in map(str.lower, headers) for _, _, headers in hub.requests)
     hub.requests.clear()
-    assert docr("pull", HF_TOKEN="hf_secret", HF_HOME=str(docr.home / "other"))[0] == 0
+    assert docr("pull", FULL_MODEL, HF_TOKEN="hf_secret", HF_HOME=str(docr.home / "other"))[0] == 0
     sent = {
         path.startswith("/lfs/"): {k.lower(): v for k, v in headers.items()}.get("authorization")
         for _, path, headers in hub.requests
@@ -174,12 +177,13 @@ def test_token_goes_to_the_hub_only(hub: FakeHub, docr: Docr) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "words"),
     [
-        (["pull", "--revision", "nowhere"], {}, "no revision nowhere"),
-        (["pull"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
-        (["pull"], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        (["pull", FULL_MODEL, "--revision", "nowhere"], {}, "no revision nowhere"),
+        (["pull", FULL_MODEL], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
+        (["pull", FULL_MODEL], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         (["pull", "deepseek-orc"], {}, "did you mean deepseek-ocr?"),
         (["use", "deepsek-ocr"], {}, "did you mean deepseek-ocr?"),
-        (["verify"], {}, "docr models pull deepseek-ocr"),
+        (["verify", FULL_MODEL], {}, "docr models pull deepseek-ocr"),
+        (["path", "mini", "--revision", "main"], {}, "--revision is for models of the hub"),
     ],
 )
 def test_failures_are_one_line_and_exit_7(
@@ -192,15 +196,15 @@ def test_failures_are_one_line_and_exit_7(
 
 def test_repository_that_is_not_there(docr: Docr, hub: FakeHub) -> None:
     hub.repo = "somebody/else"
-    code, _, err = docr("pull")
+    code, _, err = docr("pull", FULL_MODEL)
     assert code == 7 and REPO in err and err.count("\n") == 1
 
 
 def test_branch_is_resolved_to_its_commit(docr: Docr) -> None:
-    code, out, err = docr("pull", "--revision", "main")
+    code, out, err = docr("pull", FULL_MODEL, "--revision", "main")
     assert code == 0, err
     assert Path(out.strip()).name == COMMIT
-    assert docr("path", "--revision", "main", HF_HUB_OFFLINE="1")[:2] == (0, out)
+    assert docr("path", FULL_MODEL, "--revision", "main", HF_HUB_OFFLINE="1")[:2] == (0, out)
 
 
 def test_use_remembers_a_folder(docr: Docr) -> None:
@@ -211,5 +215,18 @@ def test_use_remembers_a_folder(docr: Docr) -> None:
     assert docr("use", str(folder))[0] == 0
     assert docr("path")[1] == f"{folder}\n"
     assert docr("pull")[0] == 7  # a folder is fetched from nowhere
-    assert docr("use", DEFAULT_MODEL)[0] == 0
-    assert docr("path")[0] == 7
+    assert docr("verify")[1].endswith(": no digests are known\n")
+    assert docr("use", FULL_MODEL)[0] == 0
+    code, _, err = docr("path")
+    assert code == 7 and f"the weights of {FULL_MODEL}" in err
+    assert [
+        model["name"] for model in json.loads(docr("list", "--json")[1]) if model["chosen"]
+    ] == [FULL_MODEL]
+
+
+def test_mini_is_used_until_another_is_chosen(docr: Docr) -> None:
+    listed = {model["name"]: model for model in json.loads(docr("list", "--json")[1])}
+    mini = listed[DEFAULT_MODEL]
+    assert mini["chosen"] and not listed[FULL_MODEL]["chosen"]
+    assert (mini["repo"], mini["licence"]) == (None, "MIT")
+    assert f"* {DEFAULT_MODEL}  " in docr("list")[1]

@@ -1,13 +1,14 @@
 """The whole pipeline on a random toy checkpoint in the official layout: real network, real CLI."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import docr as package
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
-from tests.e2e.cli import docr, manifest, page_image, page_records, text_pdf, tree
+from tests.e2e.cli import docr, fresh_home, manifest, page_image, page_records, text_pdf, tree
 
 pytestmark = pytest.mark.e2e
 
@@ -78,6 +79,41 @@ def test_python_api_gives_what_the_command_line_gives(
         assert list(by_name[name].token_ids) == record["token_ids"]
 
 
+def test_a_checkpoint_chooses_what_the_run_does_not(
+    toy: Path, collection: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(toy, own)
+    wishes = {"name": "docr-toy", "mode": "tiny", "task": "ocr", "preview": "it reads nothing"}
+    (own / "docr.json").write_text(json.dumps(wishes))
+    home = fresh_home(tmp_path / "home")
+    assert docr("models", "use", own, env=home).returncode == 0
+    command = ("convert", collection / "b.pdf", "--max-tokens", "8", "-o", tmp_path / "out")
+
+    planned = docr(*command, "--dry-run", env=home)
+    assert "146 vision tokens" in planned.stdout  # two pages in the mode tiny
+
+    done = docr(*command, env=home)
+    assert done.returncode == 0, done.stderr
+    first, second, last = done.stderr.splitlines()
+    assert first.startswith("docr: docr-toy (local-")
+    assert second == (
+        "docr: note: docr-toy is a small preview (it reads nothing); the full model reads far "
+        "better: docr models pull deepseek-ocr, then docr models use deepseek-ocr"
+    )
+    assert "2 pages" in last
+    for record in page_records(tmp_path / "out").values():
+        assert (record["model"]["name"], record["mode"]) == ("docr-toy", "tiny")
+
+    said = docr(*command, "--mode", "tiny", "--task", "ocr", "-q", env=home)
+    assert (said.returncode, said.stderr) == (0, "")  # the same settings, said or not
+    assert docr(*command, "--task", "markdown", env=home).returncode == 8
+
+    (own / "docr.json").write_text('{"mode": "huge"}')
+    refused = docr(*command, env=home)
+    assert refused.returncode == 7 and "docr.json: mode is one of tiny" in refused.stderr
+
+
 def test_locate_needs_its_words_and_prompts_travel(
     toy: Path, collection: Path, tmp_path: Path
 ) -> None:
@@ -93,8 +129,6 @@ def test_locate_needs_its_words_and_prompts_travel(
 def test_a_damaged_checkpoint_is_refused_before_any_page(
     toy: Path, collection: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     cut = tmp_path / "cut"
     shutil.copytree(toy, cut)
     shard = next(cut.glob("*.safetensors"))

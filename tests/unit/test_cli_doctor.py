@@ -10,6 +10,8 @@ from pathlib import Path
 def test_doctor_works_without_weights_and_says_how_to_get_them(tmp_path: Path) -> None:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("DOCR_", "HF_", "XDG_"))}
     environ |= {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
+    use = [sys.executable, "-m", "docr", "models", "use", "deepseek-ocr"]
+    subprocess.run(use, env=environ, capture_output=True, timeout=60, check=True)
     result = subprocess.run(
         [sys.executable, "-m", "docr", "doctor", "--json"],
         env=environ,

@@ -24,9 +24,10 @@ def _user_config(text: str) -> None:
 
 def test_nothing_said_is_the_default() -> None:
     configured = configure({"mode": None, "include": None}, environ={})
-    assert configured.settings.mode == "gundam"
+    assert (configured.settings.mode, configured.settings.task) == (None, None)
     assert configured.out is None
-    assert set(configured.origins.values()) == {"default"}
+    unsaid = {"mode": "the model's", "task": "the model's"}
+    assert configured.origins == dict.fromkeys(configured.origins, "default") | unsaid
 
 
 def test_flag_beats_variable_beats_project_beats_user() -> None:
@@ -53,7 +54,7 @@ def test_config_option_replaces_both_files() -> None:
     Path("docr.toml").write_text("[convert]\ndpi = 200\n")
     Path("mine.toml").write_text('[convert]\ntask = "ocr"\nout = "there"\n')
     configured = configure({}, config=Path("mine.toml"), environ={})
-    assert (configured.settings.mode, configured.settings.dpi) == ("gundam", None)
+    assert (configured.settings.mode, configured.settings.dpi) == (None, None)
     assert (configured.settings.task, configured.out) == ("ocr", "there")
 
 

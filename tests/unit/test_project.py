@@ -137,6 +137,14 @@ class TestExamples:
                 ]
                 assert np.abs(pixels[0] - pixels[1]).mean() < 1, name
 
+    @pytest.mark.parametrize("name", ["notice.pdf", "slides.pdf"])
+    def test_large_type_leaves_room_for_few_characters(self, name: str) -> None:
+        for page in pymupdf.open(EXAMPLES / name):
+            blocks = page.get_text("dict")["blocks"]
+            spans = [span for block in blocks for line in block["lines"] for span in line["spans"]]
+            assert min(span["size"] for span in spans) >= 40
+            assert 130 <= len(" ".join(page.get_text().split())) <= 200
+
     def test_are_small(self) -> None:
         assert all(path.stat().st_size < 60_000 for path in EXAMPLES.iterdir())
 
