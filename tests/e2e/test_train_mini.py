@@ -28,7 +28,7 @@ SMALLER = (
     ("depth = 6", "depth = 4"),
     ("batch = 24", "batch = 2"),
     ("batch = 10", "batch = 2"),
-    ("batch = 6", "batch = 2"),
+    ("batch = 8", "batch = 2"),
 )
 
 
