@@ -95,7 +95,7 @@ def full_config() -> dict[str, Any]:
         "width": 768,
     }
     clip = {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": 1024}
-    return _config(decoder, sam, clip)
+    return official_config(decoder, sam, clip)
 
 
 def toy_config() -> dict[str, Any]:
@@ -126,10 +126,13 @@ def toy_config() -> dict[str, Any]:
         "width": 32,
     }
     clip = {"heads": 2, "image_size": 224, "layers": 2, "patch_size": 14, "width": 32}
-    return _config(decoder, sam, clip)
+    return official_config(decoder, sam, clip)
 
 
-def _config(decoder: dict[str, Any], sam: dict[str, Any], clip: dict[str, Any]) -> dict[str, Any]:
+def official_config(
+    decoder: dict[str, Any], sam: dict[str, Any], clip: dict[str, Any]
+) -> dict[str, Any]:
+    """config.json in the released model's form."""
     return {
         "architectures": ["DeepseekOCRForCausalLM"],
         "language_config": decoder,

@@ -8,7 +8,9 @@ from typing import Any
 from docr.engine.model.config import ModelConfig
 from docr.modes.mode import MODES
 from docr.settings import ModeName
+from scripts.make_random_checkpoint import official_config
 from scripts.train_mini.labels import Slots
+from scripts.train_mini.tokenizer import BOS_ID, EOS_ID
 
 RECIPE = Path(__file__).with_name("recipe.toml")
 
@@ -76,38 +78,17 @@ def load_recipe(path: Path = RECIPE) -> Recipe:
         name: StageRecipe(**{**stage, "grids": tuple(map(tuple, stage.get("grids", ())))})
         for name, stage in raw["stage"].items()
     }
+    decoder = raw["model"] | {
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "num_key_value_heads": raw["model"]["num_attention_heads"],
+        "use_mla": False,
+    }
     recipe = Recipe(
         data=DataRecipe(**{**data, "fonts": Path(data["fonts"]), "em_px": tuple(data["em_px"])}),
         slots=Slots(**raw["slots"]),
         stages=stages,
-        config=_config(raw["model"], raw["sam"], raw["clip"]),
+        config=official_config(decoder, raw["sam"], raw["clip"]),
     )
     recipe.model  # noqa: B018  # checked now, not after an hour
     return recipe
-
-
-def _config(decoder: dict[str, Any], sam: dict[str, Any], clip: dict[str, Any]) -> dict[str, Any]:
-    """config.json in the released model's form."""
-    decoder = decoder | {
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "num_key_value_heads": decoder["num_attention_heads"],
-        "use_mla": False,
-    }
-    return {
-        "architectures": ["DeepseekOCRForCausalLM"],
-        "language_config": decoder,
-        "model_type": "deepseek_vl_v2",
-        "projector_config": {
-            "input_dim": 2 * clip["width"],
-            "n_embed": decoder["hidden_size"],
-            "projector_type": "linear",
-        },
-        "torch_dtype": "bfloat16",
-        "vision_config": {
-            "image_size": 1024,
-            "model_name": "deeplip_b_l",
-            "width": {"clip-l-14-224": clip, "sam_vit_b": sam},
-        },
-        **decoder,
-    }

@@ -9,24 +9,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from scripts.make_random_checkpoint import BOS, EOS, MARKUP, PAD
 from scripts.train_mini.fonts import ALPHABET
 
-BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
-MARKUP = (
-    "<image>",
-    "<|ref|>",
-    "<|/ref|>",
-    "<|det|>",
-    "<|/det|>",
-    "<|grounding|>",
-    "<td>",
-    "</td>",
-    "<tr>",
-    "</tr>",
-    "<|User|>",
-    "<|Assistant|>",
-)
 
 
 def build_tokenizer() -> Tokenizer:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from docr.engine.model.decoder import MoE, rotate
 from docr.engine.model.deepseek_ocr import DeepseekOCR
-from scripts.train_mini.labels import NUM_CLASSES, IdealCode, Slots
+from scripts.train_mini.labels import NUM_CLASSES, IdealCode
 from scripts.train_mini.recipe import Recipe, StageRecipe
 from scripts.train_mini.stream import IGNORE, Batch
 from scripts.train_mini.tokenizer import BOS_ID
@@ -42,7 +42,6 @@ class Trainee(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         config = recipe.model
-        self.slots: Slots = recipe.slots
         self.model = DeepseekOCR(config)
         self.patch_head = nn.Linear(config.sam.neck_channels, NUM_CLASSES)
         self.slot_head = nn.Linear(2 * config.clip.width, recipe.slots.count * NUM_CLASSES)
