@@ -56,6 +56,7 @@ class PagePlan:
         fill: share of the page's height that is filled.
         columns: of the text, side by side.
         furniture: whether there is a header or a page number.
+        dense: whether it is filled with long paragraphs instead of blocks of all kinds.
     """
 
     width: float
@@ -66,6 +67,7 @@ class PagePlan:
     fill: float = 1.0
     columns: int = 1
     furniture: bool = False
+    dense: bool = False
 
 
 def stretched_plan(
@@ -76,6 +78,7 @@ def stretched_plan(
     *,
     two_columns: float = 0.0,
     furniture: float = 0.0,
+    dense: float = 0.0,
 ) -> PagePlan:
     """A page of a usual shape, stretched over a square view; shares of pages as in the recipe."""
     width, height = rng.choice(SHAPES)
@@ -88,6 +91,7 @@ def stretched_plan(
         fill=rng.choice((1.0,) * 5 + (rng.uniform(0.15, 1.0),)),
         columns=2 if rng.random() < two_columns else 1,
         furniture=rng.random() < furniture,
+        dense=rng.random() < dense,
     )
 
 
@@ -99,7 +103,6 @@ class PageMaker:
         rng: of everything.
         held_out: say what training pages never say.
         blocks: shares of the kinds of blocks; see BLOCKS.
-        dense: fill pages with long paragraphs instead.
     """
 
     def __init__(
@@ -109,13 +112,11 @@ class PageMaker:
         *,
         held_out: bool = False,
         blocks: Mapping[str, float] = BLOCKS,
-        dense: bool = False,
     ) -> None:
         self.faces = faces
         self.rng = rng
         self.writer = Writer(rng, held_out=held_out)
-        self.dense = dense
-        self.blocks = DENSE if dense else blocks
+        self.blocks = blocks
 
     def make(self, plan: PagePlan) -> Page:
         """Set a page from top to bottom, column by column."""
@@ -131,7 +132,7 @@ class PageMaker:
         kind = self.writer.kind() if rng.random() < 0.5 else None
         mixed_faces = rng.random() < 0.5
         top = area[1]
-        if rng.random() < TITLED[self.dense]:
+        if rng.random() < TITLED[plan.dense]:
             top = self._heading(page, plan, style, area, top, "title")
         for column in _columns((area[0], top, *area[2:]), plan):
             self._fill(page, plan, style, column, kind, mixed_faces)
@@ -156,7 +157,7 @@ class PageMaker:
                 style = dataclasses.replace(style, face=rng.choice(self.faces))
             says = kind or self.writer.kind()
             below = self._block(page, plan, style, column, y, says)
-            if self.dense:
+            if plan.dense:
                 y = max(below, y) + 0.2 * style.size
                 continue
             gap = rng.choice((0.2, 0.5, 0.9)) * style.size + rng.choice((0, 0, 0, style.leading))
@@ -165,11 +166,12 @@ class PageMaker:
     def _block(
         self, page: Page, plan: PagePlan, style: Style, column: Box, y: float, kind: str
     ) -> float:
-        match self.rng.choices(list(self.blocks), list(self.blocks.values()))[0]:
+        blocks = DENSE if plan.dense else self.blocks
+        match self.rng.choices(list(blocks), list(blocks.values()))[0]:
             case "sub_title":
                 return self._heading(page, plan, style, column, y, "sub_title")
             case "list":
-                return self._list(page, style, column, y, kind)
+                return self._list(page, plan, style, column, y, kind)
             case "table":
                 return set_table(page, style, column, y, self.writer)
             case "code":
@@ -179,7 +181,7 @@ class PageMaker:
             case "figure":
                 return set_figure(page, style, column, y, self.writer)
             case _:
-                return self._paragraph(page, style, column, y, kind)
+                return self._paragraph(page, plan, style, column, y, kind)
 
     def _area(self, plan: PagePlan, size: float) -> Box:
         """The area of the text, with margins as wide as people leave them."""
@@ -207,15 +209,19 @@ class PageMaker:
             page.blocks.append(Block(label, script, box))
         return box[3] + rng.uniform(0.3, 0.9) * size
 
-    def _paragraph(self, page: Page, style: Style, column: Box, y: float, kind: str) -> float:
-        length = 400 if self.dense else self.rng.choice((40, 150, 400))
+    def _paragraph(
+        self, page: Page, plan: PagePlan, style: Style, column: Box, y: float, kind: str
+    ) -> float:
+        length = 400 if plan.dense else self.rng.choice((40, 150, 400))
         words = self.writer.text(kind, length).split()
         scripts, box = self._fit(page, words, style, column, y)
         if scripts:
             page.blocks.append(Block("text", join(scripts, "\n"), box))
         return box[3] + style.leading - style.size
 
-    def _list(self, page: Page, style: Style, column: Box, y: float, kind: str) -> float:
+    def _list(
+        self, page: Page, plan: PagePlan, style: Style, column: Box, y: float, kind: str
+    ) -> float:
         """Items with a bullet, a dash or numbers."""
         rng = self.rng
         mark = rng.choice(("•", "•", "-", "1.", "1)"))
@@ -223,7 +229,7 @@ class PageMaker:
         indent = text_width(style.face, "1.0" if mark[0] == "1" else "• ") * style.size * 1.15
         left, top, right, bottom = column
         if right - left < indent + 4 * style.size:
-            return self._paragraph(page, style, column, y, kind)
+            return self._paragraph(page, plan, style, column, y, kind)
         items: list[Script] = []
         covered = (left, y, right, y)
         for number in range(1, rng.randint(2, 6)):

@@ -46,7 +46,7 @@ class StageRecipe:
     unlock: int = 1
     noise: float = 0.0
     drop: float = 0.0
-    dense: bool = False
+    dense: float = 0.0
     apart: bool = False
 
 

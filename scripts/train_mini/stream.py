@@ -28,6 +28,11 @@ from scripts.train_mini.tokenizer import EOS_ID, PAD_ID, build_tokenizer
 
 IGNORE = -100
 
+POOL = 6
+"""Batches that are made at once."""
+
+Sample = tuple[Script, ViewLabels, U8 | None]
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
@@ -94,13 +99,12 @@ class Pages(IterableDataset[Batch]):
             rng,
             held_out=self.held_out,
             blocks=self.recipe.data.blocks,
-            dense=self.stage.dense,
         )
         self.tokenizer = build_tokenizer()
         samples = self.begun
         while True:
-            yield self._batch(maker, rng, self._grid(rng, samples))
-            samples += self.stage.batch * (worker.num_workers if worker else 1)
+            yield from self._batches(maker, rng, self._grid(rng, samples))
+            samples += POOL * self.stage.batch * (worker.num_workers if worker else 1)
 
     def _grid(self, rng: random.Random, samples: int) -> tuple[int, int]:
         """Rows and columns of the next batch: small grids first, later all, large ones oftener."""
@@ -111,10 +115,20 @@ class Pages(IterableDataset[Batch]):
         weights = range(1, len(open_grids) + 1)
         return rng.choices(open_grids, [weight**2 for weight in weights])[0]
 
-    def _batch(self, maker: PageMaker, rng: random.Random, grid: tuple[int, int]) -> Batch:
-        data = self.recipe.data
-        task: Task = "markdown" if rng.random() < data.grounded else "ocr"
-        samples = [self._sample(maker, rng, grid, task) for _ in range(self.stage.batch)]
+    def _batches(
+        self, maker: PageMaker, rng: random.Random, grid: tuple[int, int]
+    ) -> Iterator[Batch]:
+        """POOL batches of one task, pages of about the same length together: less padding."""
+        task: Task = "markdown" if rng.random() < self.recipe.data.grounded else "ocr"
+        size = self.stage.batch
+        pool = [self._sample(maker, rng, grid, task) for _ in range(POOL * size)]
+        pool.sort(key=lambda sample: len(sample[0]))
+        starts = list(range(0, len(pool), size))
+        rng.shuffle(starts)
+        for start in starts:
+            yield self._batch(pool[start : start + size], task)
+
+    def _batch(self, samples: list[Sample], task: Task) -> Batch:
         _, after = prompt_text(task, None, None).split("<image>")
         prompt = self.tokenizer.encode(after, add_special_tokens=False).ids
         ids = [self._ids(script) for script, _, _ in samples]
@@ -142,7 +156,7 @@ class Pages(IterableDataset[Batch]):
 
     def _sample(
         self, maker: PageMaker, rng: random.Random, grid: tuple[int, int], task: Task
-    ) -> tuple[Script, ViewLabels, U8 | None]:
+    ) -> Sample:
         data, (rows, columns) = self.recipe.data, grid
         full = rows == columns == data.view_px // TOKEN_PX
         while True:
@@ -154,10 +168,14 @@ class Pages(IterableDataset[Batch]):
                     data.min_pitch_px,
                     two_columns=data.two_columns,
                     furniture=data.furniture,
+                    dense=self.stage.dense,
                 )
             else:
                 width, height = columns * TOKEN_PX, rows * TOKEN_PX
-                plan = PagePlan(width, height, (1.0, 1.0), data.em_px, data.min_pitch_px)
+                dense = rng.random() < self.stage.dense
+                plan = PagePlan(
+                    width, height, (1.0, 1.0), data.em_px, data.min_pitch_px, dense=dense
+                )
             page = maker.make(plan)
             script = page.plain() if task == "ocr" else page.grounded()
             if script:

@@ -79,6 +79,10 @@ class Meter:
     """Sums what a log line shows since the last one."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again."""
         self.sums: dict[str, float] = {}
         self.steps = self.samples = self.characters = 0
         self.since = time.monotonic()
@@ -92,14 +96,13 @@ class Meter:
         self.characters += batch.characters
 
     def line(self, flop_per_sample: float, peak: float, processes: int) -> dict[str, float]:
-        """Means and speeds, and start again."""
+        """Means and speeds since the start."""
         seconds = time.monotonic() - self.since
         shown = {name: round(total / self.steps, 4) for name, total in self.sums.items()}
         pages = self.samples * processes / seconds
         shown["pages_s"] = round(pages, 2)
         shown["characters_s"] = round(self.characters * processes / seconds)
         shown["of_peak"] = round(pages * flop_per_sample / (peak * processes), 3)
-        self.__init__()  # type: ignore[misc]
         return shown
 
 
@@ -152,6 +155,7 @@ def train(arguments: argparse.Namespace) -> None:
             if now - last_log >= LOG_SECONDS:
                 last_log = now
                 shown = meter.line(flop_per_sample, peak, accelerator.num_processes)
+                meter.reset()
                 report(arguments.legs, state, now - begin, shown)
             if now - last_check >= CHECK_SECONDS and arguments.stage != "encoder":
                 last_check = now

@@ -19,12 +19,17 @@ from scripts.train_mini.recipe import Recipe, StageRecipe
 from scripts.train_mini.stream import IGNORE, Batch
 from scripts.train_mini.tokenizer import BOS_ID
 
-POINTING_LAYER = 2
-"""The decoder layer whose first head is taught to look at the token that is read next."""
+POINTING_LAYERS = (2, 3)
+"""Decoder layers whose first head is taught to look at the token that is read next. The first
+finds it by what was read; the next one can also see where the last characters were found."""
 
 BALANCE = 0.02
 POINT = 0.5
 PLACE = 0.3
+SLIPS = 0.15
+"""Share of the characters read so far, at most, that are shown wrong in training. Without, the next
+place is found by what was read alone, and one wrong character loses the line for good."""
+
 BLANK_PATCH, BLANK_SLOT = 0.1, 0.3
 """Weights of the class "nothing there" among the labels: most patches are blank."""
 
@@ -36,7 +41,7 @@ class Trainee(nn.Module):
         model: what is exported.
         patch_head: characters of patches, from SAM's neck.
         slot_head: characters of a vision token, from what the projector sees.
-        place_head: the slot of the next character, from the decoder's middle.
+        place_heads: the slot of the next character, from each pointing layer.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -45,7 +50,9 @@ class Trainee(nn.Module):
         self.model = DeepseekOCR(config)
         self.patch_head = nn.Linear(config.sam.neck_channels, NUM_CLASSES)
         self.slot_head = nn.Linear(2 * config.clip.width, recipe.slots.count * NUM_CLASSES)
-        self.place_head = nn.Linear(config.hidden_size, recipe.slots.count)
+        self.place_heads = nn.ModuleList(
+            nn.Linear(config.hidden_size, recipe.slots.count) for _ in POINTING_LAYERS
+        )
         self.code = IdealCode(config.hidden_size, recipe.slots)
         self._seen: dict[str, Any] = {}
         self._routes: list[tuple[Tensor, Tensor]] = []
@@ -56,14 +63,10 @@ class Trainee(nn.Module):
         """Keep what the losses need of the forward pass; the model's own code stays as it is."""
         sam, layers = self.model.encoder.sam, self.model.decoder.layers
         sam.neck.register_forward_hook(self._keep("neck"))
-        self.model.encoder.projector.register_forward_pre_hook(
-            lambda _, inputs: self._seen.__setitem__("features", inputs[0])
-        )
-        pointing = layers[POINTING_LAYER]
-        pointing.attention.register_forward_pre_hook(
-            lambda _, inputs: self._seen.__setitem__("pointing", inputs[:2])
-        )
-        pointing.register_forward_hook(self._keep("middle"))
+        self.model.encoder.projector.register_forward_pre_hook(self._keep_inputs("features"))
+        for index in POINTING_LAYERS:
+            layers[index].attention.register_forward_pre_hook(self._keep_inputs(f"pointing{index}"))
+            layers[index].register_forward_hook(self._keep(f"pointed{index}"))
         for layer in layers:
             if isinstance(layer.mlp, MoE):
                 layer.mlp.route = self._balanced(layer.mlp)  # type: ignore[method-assign]
@@ -71,6 +74,12 @@ class Trainee(nn.Module):
     def _keep(self, name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self._seen[name] = output
+
+        return hook
+
+    def _keep_inputs(self, name: str) -> Any:
+        def hook(_module: nn.Module, inputs: Any) -> None:
+            self._seen[name] = inputs
 
         return hook
 
@@ -93,9 +102,10 @@ class Trainee(nn.Module):
         if stage == "decoder":
             tokens = self.spoil(self.ideal(batch), settings)
         else:
-            tokens = self.see(batch, out)
+            with torch.set_grad_enabled(self.training and not settings.apart):
+                tokens = self.see(batch, out)
         if stage != "encoder":
-            self.read(batch, tokens.detach() if settings.apart else tokens, out)
+            self.read(batch, tokens, out)
         weights = {
             "patch": 1.0,
             "slot": 1.0,
@@ -125,7 +135,7 @@ class Trainee(nn.Module):
         tokens = self.model.encode_views(batch.pixels).view(B, n, m, -1)
         patches = self.patch_head(self._seen["neck"].permute(0, 2, 3, 1)).float()
         score(out, "patch", patches, batch.patches, BLANK_PATCH)
-        slots = self.slot_head(self._seen["features"]).view(B, n, m, -1, NUM_CLASSES).float()
+        slots = self.slot_head(self._seen["features"][0]).view(B, n, m, -1, NUM_CLASSES).float()
         score(out, "slot", slots, batch.slots, BLANK_SLOT)
         ideal = self.ideal(batch)
         out["ideal"] = (tokens.float() - ideal).square().mean() / ideal.square().mean()
@@ -133,7 +143,8 @@ class Trainee(nn.Module):
 
     def read(self, batch: Batch, tokens: Tensor, out: dict[str, Tensor]) -> None:
         """The losses of the decoder on vision tokens [B,n,m,D]."""
-        x, prefix = self.sequence(tokens, batch.prompt, batch.text[:, :-1])
+        read = batch.text[:, :-1]
+        x, prefix = self.sequence(tokens, batch.prompt, slip(read) if self.training else read)
         T = batch.text.shape[1]
         hidden = self.model(x, torch.arange(x.shape[1], device=x.device)[None])
         logits = self.model.logits(hidden[:, -T:])
@@ -146,12 +157,14 @@ class Trainee(nn.Module):
         known = cell >= 0
         m = tokens.shape[2]
         at = prefix + cell.clamp(min=0) // m * (m + 1) + cell.clamp(min=0) % m
-        looks = self.looks(T)
-        out["point"] = F.nll_loss(looks[known], at[known])
-        out["point_acc"] = (looks.argmax(-1) == at)[known].float().mean()
-        places = self.place_head(self._seen["middle"][:, -T:]).float()[known]
-        out["place"] = F.cross_entropy(places, slot[known])
-        out["place_acc"] = (places.argmax(-1) == slot[known]).float().mean()
+        out["point"] = out["place"] = logits.new_zeros(())
+        for index, head in zip(POINTING_LAYERS, self.place_heads, strict=True):
+            looks = self.looks(index, T)
+            out["point"] = out["point"] + F.nll_loss(looks[known], at[known])
+            out[f"point_acc{index}"] = (looks.argmax(-1) == at)[known].float().mean()
+            places = head(self._seen[f"pointed{index}"][:, -T:]).float()[known]
+            out["place"] = out["place"] + F.cross_entropy(places, slot[known])
+            out[f"place_acc{index}"] = (places.argmax(-1) == slot[known]).float().mean()
         if self._routes:
             out["balance"] = torch.stack([imbalance(*route) for route in self._routes]).mean()
 
@@ -170,10 +183,10 @@ class Trainee(nn.Module):
         )
         return torch.cat([part.to(model.image_newline.dtype) for part in parts], dim=1), 1
 
-    def looks(self, T: int) -> Tensor:
-        """Log-probabilities [B,T,L]: where the pointing head looks from the last T positions."""
-        x, rotary = self._seen["pointing"]
-        attention = self.model.decoder.layers[POINTING_LAYER].attention
+    def looks(self, index: int, T: int) -> Tensor:
+        """Log-probabilities [B,T,L]: where a layer's head looks from the last T positions."""
+        x, rotary = self._seen[f"pointing{index}"][:2]
+        attention = self.model.decoder.layers[index].attention
         B, L, D = x.shape
         hd = D // attention.heads
         weight = attention.qkv_proj.weight.view(3, attention.heads, hd, D)[:2, 0]
@@ -182,6 +195,14 @@ class Trainee(nn.Module):
         scores = (q @ k.transpose(-1, -2)).float() * hd**-0.5
         later = torch.ones(T, L, dtype=torch.bool, device=x.device).triu(L - T + 1)
         return scores.masked_fill(later, -torch.inf).log_softmax(-1)
+
+
+def slip(text: Tensor) -> Tensor:
+    """Texts i64 [B,T], some of whose characters are replaced by others of the same text."""
+    B, T = text.shape
+    share = SLIPS * torch.rand(B, 1, device=text.device)
+    others = text.gather(1, torch.randint(T, (B, T), device=text.device)) if T else text
+    return torch.where(torch.rand(B, T, device=text.device) < share, others, text)
 
 
 def score(out: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor, blank: float) -> None:

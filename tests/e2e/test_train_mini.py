@@ -26,7 +26,7 @@ SMALLER = (
     ("[256, 640]", "[64, 64]"),
     ("out_chans = 64", "out_chans = 16"),
     ("depth = 6", "depth = 4"),
-    ("batch = 24", "batch = 2"),
+    ("batch = 16", "batch = 2"),
     ("batch = 10", "batch = 2"),
     ("batch = 8", "batch = 2"),
 )

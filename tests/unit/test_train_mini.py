@@ -1,5 +1,7 @@
 """The training of the mini: pages and their truth agree, labels, codes, legs. No font is needed."""
 
+import dataclasses
+import itertools
 import json
 import random
 from pathlib import Path
@@ -18,8 +20,10 @@ from scripts.train_mini.layout import NO_GLYPH, Page, Word, script_text
 from scripts.train_mini.pages import PageMaker, PagePlan, stretched_plan
 from scripts.train_mini.paint import Look, paint, write_pdf
 from scripts.train_mini.recipe import load_recipe
+from scripts.train_mini.stream import POOL, batches
 from scripts.train_mini.text import Writer, sentences
 from scripts.train_mini.tokenizer import EOS_ID, build_tokenizer
+from scripts.train_mini.trainee import SLIPS, slip
 
 ALL_BLOCKS = dict.fromkeys(("paragraph", "list", "table", "code", "formula", "figure"), 1.0)
 SLOTS = Slots(bands=2, depth=6)
@@ -155,3 +159,29 @@ def test_noise_and_colour_do_not_change_the_size(face: Face) -> None:
     pixels = paint(page, 1.0, look, 1)
     assert pixels.shape == (round(page.height), round(page.width), 3)
     assert np.array_equal(pixels, paint(page, 1.0, look, 1))
+
+
+def test_pages_of_like_length_are_read_together(face: Face) -> None:
+    rows = [{"file": face.path.name, "family": face.family, "held_out": False}]
+    (face.path.parent / "faces.json").write_text(json.dumps(rows))
+    recipe = load_recipe()
+    recipe = dataclasses.replace(
+        recipe, data=dataclasses.replace(recipe.data, fonts=face.path.parent)
+    )
+    stage = dataclasses.replace(recipe.stages["decoder"], batch=4, grids=((5, 7),), dense=0.5)
+    pool = list(itertools.islice(batches(recipe, stage, seed=1, workers=0), POOL))
+    assert all(batch.slots.shape == (4, 5, 7, SLOTS.count) for batch in pool)
+    lengths = [(batch.targets >= 0).sum(1).tolist() for batch in pool]
+    ranges = sorted((min(each), max(each)) for each in lengths)
+    assert all(high <= low for (_, high), (low, _) in itertools.pairwise(ranges))
+
+
+def test_slips_are_characters_of_the_same_text() -> None:
+    torch.manual_seed(0)
+    text = torch.arange(200).repeat(30, 1) + 1000 * torch.arange(30)[:, None]
+    slipped = slip(text)
+    assert torch.equal(slipped // 1000, text // 1000)
+    wrong = (slipped != text).float().mean(1)
+    assert 0.4 * SLIPS < float(wrong.mean()) < 0.6 * SLIPS
+    assert float(wrong.max()) < 1.7 * SLIPS and float(wrong.min()) < 0.2 * SLIPS
+    assert slip(text[:, :0]).shape == (30, 0)
