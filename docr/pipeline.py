@@ -215,7 +215,10 @@ class Pipeline:
         if rendered.views is None:
             del self._open[rendered.image.ref]
             return self._writer.empty(page.chunk, rendered.image, seconds=page.seconds)
-        inputs = prompter.inputs(rendered.image.ref, rendered.views, self._mode, self._prompt)
+        layer = rendered.image.text if self._config.settings.drafts else ""
+        inputs = prompter.inputs(
+            rendered.image.ref, rendered.views, self._mode, self._prompt, layer=layer
+        )
         page.sequence_tokens = int(inputs.image_mask.sum())
         engine.add(inputs)
         return None

@@ -14,7 +14,7 @@ from docr.settings import Settings
 
 _ENGINE_SETTINGS = (
     *("device", "dtype", "batch_size", "max_tokens"),
-    *("no_repeat_ngram", "ngram_window", "loop_stop"),
+    *("no_repeat_ngram", "ngram_window", "loop_stop", "drafts"),
 )
 
 

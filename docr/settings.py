@@ -30,6 +30,8 @@ class Settings:
         no_repeat_ngram, ngram_window: the n-gram rule over generated ids; 0 switches it off.
         max_tokens: most tokens generated a page; None: what the context leaves.
         loop_stop: stop a page that repeats itself.
+        drafts: guess from a page's text layer what the model will write, and have it check many
+            tokens at once; faster, with the same text.
         header_footer: keep page furniture (headers, footers, page numbers) in the Markdown.
         pages: "1-3,7,10-", 1-based; None: all.
         include, exclude: glob patterns on the path below its root.
@@ -57,6 +59,7 @@ class Settings:
     ngram_window: int = 90
     max_tokens: int | None = None
     loop_stop: bool = True
+    drafts: bool = True
     header_footer: bool = True
     pages: str | None = None
     include: tuple[str, ...] = ()

@@ -211,6 +211,10 @@ def convert(
     loop_stop: Annotated[
         bool | None, _switch(_ADVANCED, "loop-stop", "End a page that repeats itself [ended].")
     ] = None,
+    drafts: Annotated[
+        bool | None,
+        _switch(_ADVANCED, "drafts", "Check guesses from a page's text layer: faster, same text."),
+    ] = None,
     render_workers: Annotated[
         int | None, _value(_ADVANCED, "N", "Rendering processes [by the number of cores].", min=1)
     ] = None,

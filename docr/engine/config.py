@@ -21,6 +21,7 @@ class EngineConfig:
         max_tokens: most tokens generated a page; None: what the context leaves.
         no_repeat_ngram, ngram_window: the n-gram rule over generated ids; 0 switches it off.
         loop_stop: stop a page that repeats itself.
+        drafts: check guesses from the page's text layer; faster, with the same text.
         threads: CPU threads for tensor work; None: as torch finds them. For several engines on
             one machine, which would otherwise all take every core.
         cache_tokens: tokens of all pages together that the KV cache holds; None: as memory allows.
@@ -36,6 +37,7 @@ class EngineConfig:
     no_repeat_ngram: int = 30
     ngram_window: int = 90
     loop_stop: bool = True
+    drafts: bool = True
     threads: int | None = None
     cache_tokens: int | None = None
 

@@ -152,23 +152,38 @@ class Runner:
             positions = torch.arange(shape[1], device=self.device).expand(shape)
             hidden = self._model(x, positions, self._cache.prefilling(pages))
             last = torch.tensor(lengths, device=self.device) - 1
-            return self._pick(pages, hidden[torch.arange(len(pages), device=self.device), last])
+            hidden = hidden[torch.arange(len(pages), device=self.device), last]
+            return self._pick([page.token_ids for page in pages], hidden)
 
     @torch.inference_mode()
-    def decode(self, pages: list[Sequence]) -> Picks:
-        """Take each running page one token further. `pages` are all of them, in row order.
+    def decode(self, pages: list[Sequence]) -> list[Picks]:
+        """Take each running page further. `pages` are all of them, in row order.
+
+        Returns:
+            For each page what follows its last token, and what follows each token of its draft if
+            all before it are true.
 
         Raises:
             OutOfMemory, DeviceError.
         """
         with device_errors(self.device):
             cache = self._cache.decoding(pages)
-            last = torch.tensor([[page.token_ids[-1]] for page in pages], device=self.device)
-            hidden = self._model(self._model.embed(last), cache.positions[:, None], cache)
-            return self._pick(pages, hidden[:, 0])
+            counts = [1 + len(page.draft) for page in pages]
+            ids = np.zeros(cache.positions.shape, np.int64)
+            texts = []
+            for row, page in zip(ids, pages, strict=True):
+                row[: 1 + len(page.draft)] = page.token_ids[-1], *page.draft
+                row[1 + len(page.draft) :] = row[len(page.draft)]  # see Decoding
+                texts += [[*page.token_ids, *page.draft[:n]] for n in range(1 + len(page.draft))]
+            x = self._model.embed(torch.from_numpy(ids).to(self.device))
+            hidden = self._model(x, cache.positions, cache)
+            asked = np.arange(ids.shape[1]) < np.array(counts)[:, None]
+            hidden = hidden[torch.from_numpy(asked).to(self.device)]
+            return list(self._pick(texts, hidden).split(counts))
 
-    def _pick(self, pages: list[Sequence], hidden: Tensor) -> Picks:
-        banned = [self._ngrams.banned(page.token_ids) for page in pages]
+    def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
+        """A token after each of the texts, from the hidden states [rows,D] at their ends."""
+        banned = [self._ngrams.banned(ids) for ids in texts]
         logits = self._model.logits(hidden)
         return pick(logits, undecodable=self._undecodable, banned=banned)
 

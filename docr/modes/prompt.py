@@ -101,7 +101,9 @@ class Prompter:
         self._bos_id = self._id_of(_BOS, tokenizer_file)
         self._image_id = self._id_of(IMAGE, tokenizer_file)
 
-    def inputs(self, ref: PageRef, views: PageViews, mode: Mode, text: str) -> PageInputs:
+    def inputs(
+        self, ref: PageRef, views: PageViews, mode: Mode, text: str, *, layer: str = ""
+    ) -> PageInputs:
         """Build the ids around a page's views.
 
         Args:
@@ -109,6 +111,7 @@ class Prompter:
             views: its pixels; their grid and the mode say how many placeholders there are.
             mode: the mode that `views` were prepared in.
             text: the prompt, from `prompt_text`.
+            layer: the page's text layer, which may help to guess what the model will write.
 
         Raises:
             UsageError: `text` has not exactly one `<image>`.
@@ -124,7 +127,15 @@ class Prompter:
         input_ids[image.stop :] = tail
         image_mask = np.zeros(input_ids.shape, np.bool_)
         image_mask[image] = True
-        return PageInputs(ref=ref, views=views, input_ids=input_ids, image_mask=image_mask)
+        # One line: the model mostly writes a paragraph's lines as one.
+        layer_ids = self._encode(" ".join(layer.encode(errors="replace").decode().split()))
+        return PageInputs(
+            ref=ref,
+            views=views,
+            input_ids=input_ids,
+            image_mask=image_mask,
+            layer_ids=np.array(layer_ids, np.int64),
+        )
 
     def _encode(self, text: str) -> list[int]:
         # No post-processing: the tokenizer would put a second beginning of sequence here.
