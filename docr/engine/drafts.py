@@ -17,7 +17,7 @@ TAILS = (4, 3, 2)
 In the text written so far chance finds a match for less than the first of them."""
 
 NEAR = 64
-"""Tokens: a tail shorter than the best one counts in the layer only so near to where it was left."""
+"""Tokens from where the layer was left within which a tail shorter than the best one counts."""
 
 BLIND = 4
 """Tokens that do not match after which the layer is still followed from where it was left: one of

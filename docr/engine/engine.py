@@ -151,18 +151,9 @@ class ModelEngine:
 
     def add(self, inputs: PageInputs) -> None:
         """Put a page at the end of the line."""
-        room = self._runner.context - len(inputs.input_ids)
-        page = Sequence(
-            ref=inputs.ref,
-            input_ids=inputs.input_ids,
-            image_mask=inputs.image_mask,
-            views=inputs.views,
-            max_new_tokens=min(room, self._config.max_tokens or room),
-            arrival=self._arrivals,
-            drafter=Drafter(inputs.layer_ids.tolist()) if self._config.drafts else None,
-        )
+        page = self._sequence(inputs)
         self._arrivals += 1
-        if room < 1:
+        if page.max_new_tokens < 1:
             self._give_up(
                 page,
                 "too-large",
@@ -171,6 +162,18 @@ class ModelEngine:
             )
         else:
             self._scheduler.add(page)
+
+    def _sequence(self, inputs: PageInputs) -> Sequence:
+        room = self._runner.context - len(inputs.input_ids)
+        return Sequence(
+            ref=inputs.ref,
+            input_ids=inputs.input_ids,
+            image_mask=inputs.image_mask,
+            views=inputs.views,
+            max_new_tokens=min(room, self._config.max_tokens or room),
+            arrival=self._arrivals,
+            drafter=Drafter(inputs.layer_ids.tolist()) if self._config.drafts else None,
+        )
 
     @property
     def pending(self) -> int:
@@ -264,7 +267,9 @@ class ModelEngine:
                 problem = str(error)
             else:
                 self._share("decode", batch, started)
-                finished = [self._accept(page, found) for page, found in zip(batch, picks)]
+                finished = [
+                    self._accept(page, found) for page, found in zip(batch, picks, strict=True)
+                ]
                 longest = max(page.length - begins[id(page)] for page in batch)
                 late = time.perf_counter() - begun > STEP_SECONDS
                 if any(finished) or late or longest >= DECODE_TOKENS:

@@ -184,8 +184,10 @@ class Runner:
     def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
         """A token after each of the texts, from the hidden states [rows,D] at their ends."""
         banned = [self._ngrams.banned(ids) for ids in texts]
-        logits = self._model.logits(hidden)
-        return pick(logits, undecodable=self._undecodable, banned=banned)
+        return pick(self._logits(hidden), undecodable=self._undecodable, banned=banned)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self._model.logits(hidden)
 
     def forget(self, page: Sequence) -> None:
         """Drop what is kept for a page beside the KV cache."""

@@ -117,8 +117,8 @@ class Prompter:
             UsageError: `text` has not exactly one `<image>`.
         """
         before, after = split_at_image(text.strip())
-        head = [self._bos_id, *self._encode(before)]
-        tail = self._encode(after)
+        head = [self._bos_id, *self.encode(before)]
+        tail = self.encode(after)
         count = mode.num_vision_tokens(views.grid)
         image = slice(len(head), len(head) + count)
         input_ids = np.empty(len(head) + count + len(tail), np.int64)
@@ -128,7 +128,7 @@ class Prompter:
         image_mask = np.zeros(input_ids.shape, np.bool_)
         image_mask[image] = True
         # One line: the model mostly writes a paragraph's lines as one.
-        layer_ids = self._encode(" ".join(layer.encode(errors="replace").decode().split()))
+        layer_ids = self.encode(" ".join(layer.encode(errors="replace").decode().split()))
         return PageInputs(
             ref=ref,
             views=views,
@@ -137,7 +137,8 @@ class Prompter:
             layer_ids=np.array(layer_ids, np.int64),
         )
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without a beginning of sequence."""
         # No post-processing: the tokenizer would put a second beginning of sequence here.
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 

@@ -12,7 +12,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 
 from docr.errors import InputError
-from docr.pdf.settings import POINTS_PER_INCH, RenderSettings, choose_scale
+from docr.pdf.settings import MAX_TEXT, POINTS_PER_INCH, RenderSettings, choose_scale
 from docr.pdf.wire import clean_line
 from docr.types import Affine, PageImage, PageRef
 

@@ -180,7 +180,8 @@ class TestDrafts:
         random = np.random.default_rng(0)
         layers = [exact]
         for spoilt, truth in zip((3, 5, 9, 2), truths, strict=True):  # one token in so many
-            layers.append([t if i % spoilt else int(random.integers(300)) for i, t in enumerate(truth)])
+            wrong = random.integers(300, size=len(truth)).tolist()
+            layers.append([t if i % spoilt else wrong[i] for i, t in enumerate(truth)])
         plain, drafted = self.runs(toy, layers, batch_size=batch_size)
         assert token_ids(drafted) == token_ids(plain)
         for number, done in completions(drafted).items():

@@ -27,9 +27,7 @@ def random(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("biased", [True, False])
 def test_a_packed_linear_is_a_linear(shape: tuple[int, ...], biased: bool) -> None:
     x, weight, bias = random(*shape, 96), random(80, 96), random(80) if biased else None
-    torch.testing.assert_close(
-        PackedLinear(weight, bias)(x), F.linear(x, weight, bias), **CLOSE
-    )
+    torch.testing.assert_close(PackedLinear(weight, bias)(x), F.linear(x, weight, bias), **CLOSE)
 
 
 @torch.inference_mode()

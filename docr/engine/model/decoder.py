@@ -195,7 +195,7 @@ class MoE(nn.Module):
         place += torch.tensor(gaps, device=x.device)[chosen]
         row_of = place.new_zeros(sum(sizes))  # padding repeats row 0
         row_of[place] = torch.arange(len(order), device=x.device) // self.top_k
-        segments = x[row_of].split(sizes)
+        segments = torch.split(x[row_of], sizes)
         y = torch.cat([self.experts(rows, e) for e, rows in enumerate(segments) if len(rows)])
         # fp32, as the reference sums: the shares of six experts are rounded once, not six times.
         shares = y[place].view(*experts.shape, -1).float() * weights[..., None]
