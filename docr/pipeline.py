@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from docr.engine.config import EngineConfig
-from docr.engine.engine import Engine, create_engine, load_factory
+from docr.engine.engine import Engine, EngineFactory, create_engine, load_factory
 from docr.errors import DocrError
 from docr.events import ModelReady, Notice
 from docr.modes.mode import MODES, Mode
@@ -101,10 +101,16 @@ class _Open:
 
 
 class Pipeline:
-    """One device's pages. A context manager: leaving it ends the children and frees the device."""
+    """One device's pages. A context manager: leaving it ends the children and frees the device.
 
-    def __init__(self, config: PipelineConfig) -> None:
+    Args:
+        factory: of the engine; None: the one that the settings name, or the model's.
+    """
+
+    def __init__(self, config: PipelineConfig, *, factory: EngineFactory | None = None) -> None:
         self._config = config
+        name = config.settings.engine
+        self._factory = factory or (create_engine if name is None else load_factory(name))
         settings = config.settings
         self._mode = mode_of(settings)
         assert settings.task is not None, "not completed"
@@ -180,9 +186,7 @@ class Pipeline:
             ModelError: weights or device are not there, or not what they should be.
         """
         start = time.monotonic()
-        name = self._config.settings.engine
-        factory = create_engine if name is None else load_factory(name)
-        self._engine = engine = factory(self._config.engine)
+        self._engine = engine = self._factory(self._config.engine)
         self._prompter = Prompter(engine.info.tokenizer_file)
         self._writer = self._new_writer(engine)
         return ModelReady(
@@ -215,7 +219,8 @@ class Pipeline:
         if rendered.views is None:
             del self._open[rendered.image.ref]
             return self._writer.empty(page.chunk, rendered.image, seconds=page.seconds)
-        inputs = prompter.inputs(rendered.image.ref, rendered.views, self._mode, self._prompt)
+        image, views = rendered.image, rendered.views
+        inputs = prompter.inputs(image.ref, views, self._mode, self._prompt, layer=image.text)
         page.sequence_tokens = int(inputs.image_mask.sum())
         engine.add(inputs)
         return None

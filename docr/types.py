@@ -63,7 +63,8 @@ class PageImage:
         rotation: the page's /Rotate, already applied: 0, 90, 180 or 270 degrees.
         px_to_pt: maps pixels to the PDF's own user space (y up, crop box and rotation undone);
             None for a page image.
-        has_text: whether the page's text layer holds any visible character.
+        text: of the page's text layer, in the file's order; empty for one without. Not to be
+            trusted: it may say something else than the page shows.
         rendered_by: engine and version, such as "mupdf 1.28.5", "pdfium 5.15" or "pillow 13.0".
         warnings: what the rendering engine complained about, one line each.
     """
@@ -74,9 +75,14 @@ class PageImage:
     page_pt: tuple[float, float]
     rotation: int
     px_to_pt: Affine | None
-    has_text: bool
+    text: str
     rendered_by: str
     warnings: tuple[str, ...] = ()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the page's text layer holds any visible character."""
+        return any(c.isprintable() and not c.isspace() for c in self.text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,12 +110,14 @@ class PageInputs:
         views: the pixels.
         input_ids: i64 [S]: BOS, text and image placeholders.
         image_mask: bool [S]: where vision tokens are written over placeholders.
+        layer_ids: i64 [L], of the page's text layer: guesses at what the model will write.
     """
 
     ref: PageRef
     views: PageViews
     input_ids: NDArray[np.int64]
     image_mask: NDArray[np.bool_]
+    layer_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,7 @@ class Completion:
         text: decoded, special tokens kept, without end of sequence; cut at the first repetition
             when `finish_reason` is "repetition".
         mean_logprob, min_logprob: natural logarithms of the chosen tokens' probabilities.
+        drafted, accepted: tokens that were guessed beforehand, and how many of them came true.
         seconds: by stage ("vision", "prefill", "decode"); a batch's time is shared equally among
             its pages.
     """
@@ -131,6 +140,8 @@ class Completion:
     finish_reason: FinishReason
     mean_logprob: float
     min_logprob: float
+    drafted: int = 0
+    accepted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -125,7 +125,7 @@ class PageWriter:
             state=_STATES[completion.finish_reason],
             model=self._model,
             fingerprint=self.fingerprint(chunk.source.sha256),
-            run=self._run(chunk, completion.ref.index, seconds),
+            run=self._run(chunk, completion.ref.index, seconds, completion),
             keep_tokens=self._settings.keep_tokens,
         )
         return self._store_page(chunk, completion.ref.index, record, seconds, figures)
@@ -173,13 +173,21 @@ class PageWriter:
             dtype=self._model.dtype,
         )
 
-    def _run(self, chunk: Chunk, index: int, seconds: Mapping[str, float]) -> RunInfo:
+    def _run(
+        self,
+        chunk: Chunk,
+        index: int,
+        seconds: Mapping[str, float],
+        completion: Completion | None = None,
+    ) -> RunInfo:
         return RunInfo(
             id=self._run_id,
             attempts=1 + chunk.attempts.get(index, 0),
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
             device=self._device,
             batch_pages=self._batch_pages,
+            drafted_tokens=completion.drafted if completion else 0,
+            accepted_tokens=completion.accepted if completion else 0,
         )
 
     def _store_page(

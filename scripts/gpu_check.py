@@ -1,65 +1,32 @@
-"""One call on a GPU machine: parity of the device with the CPU, and the speed of the forward.
+"""One call on a GPU machine: parity of the device with the CPU, and the speed of the whole chain.
 
     python -m scripts.gpu_check                      # on cuda, full size, under ten minutes
     python -m scripts.gpu_check --device cpu --toy   # the same code, anywhere
 
 Parity: the toy checkpoint in fp32 on both devices, all modes: the largest difference of logits
-over their root mean square, and whether greedy decoding agrees; then bf16 against fp32. Speed: the
-full-size network with random weights made on the device, the pages under examples/ and samples of
-them, tokens drawn at temperature 1 (greedy decoding of random weights loops, and then few experts
-are read). A Markdown table comes last.
+over their root mean square, and whether greedy decoding agrees; then bf16 against fp32. Speed:
+`docr bench` on the pages under examples/, with random weights of the full size made on the device
+and tokens drawn at temperature 1. Markdown tables come last.
 """
 
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 
-import docr.engine.runner as runner_module
-from docr.engine.config import EngineConfig
-from docr.engine.detokenize import Detokenizer
-from docr.engine.engine import ModelEngine
-from docr.engine.model.config import ModelConfig
-from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.bench.spec import BenchSpec
+from docr.cli.bench import measure, table
 from docr.engine.model.load import load_model
-from docr.engine.runner import Runner
-from docr.engine.sampling import Picks
-from docr.modes.mode import MODES
-from docr.modes.prompt import Prompter, prompt_text
-from docr.pdf.cage import Cage, RenderedPage, RenderTask
-from docr.pipeline import render_settings
-from docr.settings import ModeName, Settings
-from docr.types import PageInputs, PageRef, SourceFile
-from scripts.make_random_checkpoint import (
-    full_config,
-    toy_config,
-    write_checkpoint,
-    write_tokenizer,
-)
+from docr.models.files import resolve
+from docr.settings import ModeName
+from scripts.make_random_checkpoint import toy_config, write_checkpoint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PARITY_TOLERANCE = 2e-4
 VIEWS = {"tiny": 512, "small": 640, "base": 1024, "large": 1280}
-
-
-def random_model(config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> DeepseekOCR:
-    """The network with normal weights of deviation 0.02 (norms: one), made on the device."""
-    with init_empty_weights():
-        model = DeepseekOCR(ModelConfig.from_dict(config))
-    model = model.to(dtype).to_empty(device=device)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" in name and name.endswith("weight"):
-                weight.fill_(1.0)
-            else:
-                weight.normal_(std=0.02)
-    return model.eval().requires_grad_(False)
 
 
 def parity(device: torch.device) -> Iterator[str]:
@@ -86,58 +53,21 @@ def parity(device: torch.device) -> Iterator[str]:
         yield f"| {name} | {error:.1e} | {same} | {rough:.1e} | {verdict} |"
 
 
-def example_pages(mode: ModeName, tokenizer: Path, count: int) -> list[PageInputs]:
-    """`count` page inputs: the first pages of the examples, again and again."""
-    settings = Settings(mode=mode)
-    prompter, text = Prompter(tokenizer), prompt_text("markdown", None, None)
-    pages = []
-    with Cage(render_settings(settings), transform_arg=MODES[mode]) as cage:
-        for path in sorted(EXAMPLES.glob("*.pdf")):
-            cage.submit(RenderTask(SourceFile(path, EXAMPLES, path.name), (0,)))
-        while cage.pending:
-            for page in cage.poll(60, limit=8):
-                assert isinstance(page, RenderedPage) and page.views is not None, page
-                pages.append(page)
-    inputs = []
-    for number in range(count):
-        views = pages[number % len(pages)].views
-        assert views is not None
-        inputs.append(prompter.inputs(PageRef(Path("page"), number), views, MODES[mode], text))
-    return inputs
-
-
-def speed(model: DeepseekOCR, tokenizer: Path, *, mode: ModeName, batch: int, tokens: int) -> str:
-    """A row of the speed table: `batch` pages, `tokens` each."""
-
-    def pick(logits: torch.Tensor, **_: Any) -> Picks:
-        ids = torch.multinomial(logits.softmax(-1), 1)[:, 0]
-        return Picks(ids.tolist(), [0.0] * len(ids))
-
-    runner_module.pick = pick
-    config = EngineConfig(
-        model_dir=None, batch_size=batch, max_tokens=tokens, no_repeat_ngram=0, loop_stop=False
+def speed(device: str, toy: Path | None, *, mode: ModeName, batch: int, tokens: int) -> str:
+    """A table of `docr bench`: one batch of pages and half a batch that comes in as they end."""
+    tokenizer = (toy or resolve("mini", None).directory) / "tokenizer.json"
+    spec = BenchSpec(
+        files=tuple(sorted(EXAMPLES.glob("*.pdf"))),
+        pages=batch + batch // 2,
+        model=toy,
+        tokenizer=tokenizer,
+        mode=mode,
+        tokens=tokens,
+        lengths="spread",
+        device=device,
+        batch_size=batch,
     )
-    detokenizer = Detokenizer(tokenizer)
-    engine = ModelEngine(config, Runner(model, detokenizer, config), detokenizer)
-    pages = example_pages(mode, tokenizer, batch)
-    if model.image_newline.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    start = time.monotonic()
-    for page in pages:
-        engine.add(page)
-    done: list[Any] = []
-    while engine.pending:
-        done += engine.step()
-    wall = time.monotonic() - start
-    seconds = {s: sum(page.seconds[s] for page in done) for s in ("vision", "prefill", "decode")}
-    written = sum(len(page.token_ids) for page in done)
-    peak = torch.cuda.max_memory_allocated() / 1e9 if model.image_newline.is_cuda else float("nan")
-    return (
-        f"| {mode} | {batch} | {len(pages[0].input_ids)} | {1000 * seconds['vision'] / batch:.1f} "
-        f"| {1000 * seconds['prefill'] / batch:.1f} "
-        f"| {(written - batch) / max(seconds['decode'], 1e-9):.0f} "
-        f"| {batch / wall:.2f} | {peak:.1f} |"
-    )
+    return f"{mode}, {batch} pages at once\n\n{table({'docr': [measure('docr', spec)]}, {})}"
 
 
 @torch.inference_mode()
@@ -153,23 +83,21 @@ def main() -> int:
     device = torch.device(options.device)
     torch.manual_seed(0)
     rows = list(parity(device))
-    config = toy_config() if options.toy else full_config()
-    model = random_model(config, device, torch.bfloat16)
+    modes: tuple[ModeName, ...] = ("base", "gundam")
+    tables = []
     with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer(Path(folder), config["vocab_size"])
-        tokenizer = Path(folder) / "tokenizer.json"
-        modes: tuple[ModeName, ...] = ("base", "gundam")
-        table = []
+        toy = Path(folder) if options.toy else None
+        if toy is not None:
+            write_checkpoint(toy, toy_config())
         for mode in modes:
             for batch in options.batches:
-                table.append(speed(model, tokenizer, mode=mode, batch=batch, tokens=options.tokens))
-                print(table[-1], file=sys.stderr, flush=True)
+                found = speed(options.device, toy, mode=mode, batch=batch, tokens=options.tokens)
+                print(found, file=sys.stderr, flush=True)
+                tables.append(found)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {'toy' if options.toy else 'full'} size, bf16\n")
     print("| mode | fp32: max difference / rms | same greedy tokens | bf16: rms / rms | |")
-    print("|---|---|---|---|---|", *rows, sep="\n")
-    print("\n| mode | pages | prompt | vision ms | prefill ms | decode tokens/s | pages/s | GB |")
-    print("|---|---|---|---|---|---|---|---|", *table, sep="\n")
+    print("|---|---|---|---|---|", *rows, "", *tables, sep="\n")
     return 1 if any("FAILED" in row for row in rows) else 0
 
 

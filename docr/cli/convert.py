@@ -136,6 +136,10 @@ def convert(
         str | None,
         _value(_MODEL, "DTYPE", "auto, bfloat16 (bf16), float16 (fp16) or float32 (fp32) [auto]."),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        _value(_MODEL, "int8", "Compute with 8 bits on a CPU: faster, less exact [as --dtype]."),
+    ] = None,
     gpus: Annotated[
         int | None, _value(_MODEL, "N", "Devices to use [all there are].", min=1)
     ] = None,
@@ -210,6 +214,10 @@ def convert(
     ] = None,
     loop_stop: Annotated[
         bool | None, _switch(_ADVANCED, "loop-stop", "End a page that repeats itself [ended].")
+    ] = None,
+    drafts: Annotated[
+        bool | None,
+        _switch(_ADVANCED, "drafts", "Check guesses from a page's text layer: faster, same text."),
     ] = None,
     render_workers: Annotated[
         int | None, _value(_ADVANCED, "N", "Rendering processes [by the number of cores].", min=1)

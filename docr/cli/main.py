@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from docr import __version__
+from docr.cli.bench import bench
 from docr.cli.configuration import config_app
 from docr.cli.convert import convert
 from docr.cli.doctor import doctor
@@ -35,6 +36,7 @@ app.command()(status)
 app.add_typer(models_app, name="models")
 app.add_typer(config_app, name="config")
 app.command()(doctor)
+app.command()(bench)
 app.command()(schema)
 
 

@@ -86,9 +86,14 @@ class KVCache:
         return Prefilling(self._rows, [self._pages.index(page) for page in pages])
 
     def decoding(self, pages: list[Sequence]) -> "Decoding":
-        """The cache as one decoding step of all running pages sees it."""
+        """The cache as one decoding step of all running pages, with their drafts, sees it."""
         assert len(pages) == len(self._pages), (len(pages), len(self._pages))
-        return Decoding(self._rows, [page.length - 1 for page in pages])
+        begins = [page.length - 1 for page in pages]
+        counts = [1 + len(page.draft) for page in pages]
+        # 1, 2, 3, 5 or 9 tokens: each number is another shape.
+        longest = max(counts) - 1
+        tokens = 1 + (1 << (longest - 1).bit_length() if longest else 0)
+        return Decoding(self._rows, begins, counts, tokens)
 
     def _views(self, row_length: int) -> list[Tensor]:
         count = self.tokens // row_length
@@ -134,24 +139,39 @@ class Prefilling:
 
 
 class Decoding:
-    """Takes in one token a page, each at its own position; implements model.decoder.KVCache."""
+    """Takes in a few tokens a page, each page at its own place; implements model.decoder.KVCache.
 
-    def __init__(self, rows: list[Tensor], positions: list[int]) -> None:
+    Where a page has fewer tokens than another its last one is repeated at the same position, so
+    that nothing is written behind it.
+
+    Attributes:
+        positions: i64 [B,T].
+
+    Args:
+        rows: of all layers.
+        begins: the position of each page's first token.
+        counts: of each page's tokens.
+        tokens: T, at least the largest of them.
+    """
+
+    def __init__(
+        self, rows: list[Tensor], begins: list[int], counts: list[int], tokens: int
+    ) -> None:
         device = rows[0].device
         self._rows = rows
-        self._count = len(positions)
+        self._pages = torch.arange(len(begins), device=device)[:, None]
+        first, count = torch.tensor((begins, counts), device=device)[..., None]
+        self.positions = first + torch.minimum(torch.arange(tokens, device=device), count - 1)
         # In steps: each number of keys is another shape, and oneDNN keeps a kernel for each.
-        longest = -(-(max(positions) + 1) // KEY_STEP) * KEY_STEP
-        self._longest = min(longest, rows[0].shape[2])
-        self._pages = torch.arange(self._count, device=device)
-        self.positions = torch.tensor(positions, device=device)
-        seen = torch.arange(self._longest, device=device) <= self.positions[:, None]
-        self._mask = seen[:, None, None]  # B,K -> B,1,1,K
+        end = max(begin + count for begin, count in zip(begins, counts, strict=True))
+        self._longest = min(-(-end // KEY_STEP) * KEY_STEP, rows[0].shape[2])
+        keys = torch.arange(self._longest, device=device)
+        self._mask = (keys <= self.positions[:, :, None])[:, None]  # B,T,K -> B,1,T,K
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store k, v [B,H,1,hd]; return views of all that the pages have so far."""
-        keys, values = self._rows[2 * layer], self._rows[2 * layer + 1]
-        keys[self._pages, :, self.positions] = k[:, :, 0]
-        values[self._pages, :, self.positions] = v[:, :, 0]
-        keys, values = keys[: self._count], values[: self._count]
-        return keys[:, :, : self._longest], values[:, :, : self._longest], self._mask
+        """Store k, v [B,H,T,hd]; return views of all that the pages have so far."""
+        both = []
+        for rows, new in zip(self._rows[2 * layer : 2 * layer + 2], (k, v), strict=True):
+            rows[self._pages, :, self.positions] = new.transpose(1, 2)  # B,H,T,hd -> B,T,H,hd
+            both.append(rows[: len(self._pages), :, : self._longest])
+        return both[0], both[1], self._mask

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from docr.engine.config import EngineConfig, EngineInfo
 from docr.engine.detokenize import Detokenizer
+from docr.engine.drafts import MAX_DRAFT, Drafter
 from docr.engine.loops import find_loop
 from docr.engine.scheduler import BatchLimit, Scheduler
 from docr.engine.sequence import Sequence, View, views_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DECODE_STEPS = 8
+DECODE_TOKENS = 8
 """Tokens per running page in one step(); fewer when a page finishes, so that another can start."""
 
 STEP_SECONDS = 1.0
@@ -150,17 +151,9 @@ class ModelEngine:
 
     def add(self, inputs: PageInputs) -> None:
         """Put a page at the end of the line."""
-        room = self._runner.context - len(inputs.input_ids)
-        page = Sequence(
-            ref=inputs.ref,
-            input_ids=inputs.input_ids,
-            image_mask=inputs.image_mask,
-            views=inputs.views,
-            max_new_tokens=min(room, self._config.max_tokens or room),
-            arrival=self._arrivals,
-        )
+        page = self._sequence(inputs)
         self._arrivals += 1
-        if room < 1:
+        if page.max_new_tokens < 1:
             self._give_up(
                 page,
                 "too-large",
@@ -169,6 +162,18 @@ class ModelEngine:
             )
         else:
             self._scheduler.add(page)
+
+    def _sequence(self, inputs: PageInputs) -> Sequence:
+        room = self._runner.context - len(inputs.input_ids)
+        return Sequence(
+            ref=inputs.ref,
+            input_ids=inputs.input_ids,
+            image_mask=inputs.image_mask,
+            views=inputs.views,
+            max_new_tokens=min(room, self._config.max_tokens or room),
+            arrival=self._arrivals,
+            drafter=Drafter(inputs.layer_ids.tolist()) if self._config.drafts else None,
+        )
 
     @property
     def pending(self) -> int:
@@ -232,7 +237,8 @@ class ModelEngine:
             problem = str(error)
         else:
             self._share("prefill", batch, started)
-            self._take(batch, picks)
+            for page, token, logprob in zip(batch, picks.token_ids, picks.logprobs, strict=True):
+                self._append(page, token, logprob)
             return
         self._after_out_of_memory("prefill", problem)
         if len(batch) == 1:
@@ -242,22 +248,31 @@ class ModelEngine:
             self._prompts.extendleft(reversed(batch))
 
     def _decode(self) -> None:
-        for page in self._scheduler.reserve(DECODE_STEPS):
+        # A step more: the last one may begin a token before the reserve's end.
+        for page in self._scheduler.reserve(DECODE_TOKENS + MAX_DRAFT):
             self._give_up_for_memory(page, f"the KV cache holds {self._scheduler.cache_tokens}")
         self._runner.arrange(self._scheduler.running, self._scheduler.row_length)
         begun = time.perf_counter()
-        for _ in range(DECODE_STEPS):
+        begins = {id(page): page.length for page in self._scheduler.running}
+        while True:
             started = time.perf_counter()
             batch = list(self._scheduler.running)
             if not batch:
                 return
+            for page in batch:
+                page.guess()
             try:
                 picks = self._runner.decode(batch)
             except OutOfMemory as error:
                 problem = str(error)
             else:
                 self._share("decode", batch, started)
-                if self._take(batch, picks) or time.perf_counter() - begun > STEP_SECONDS:
+                finished = [
+                    self._accept(page, found) for page, found in zip(batch, picks, strict=True)
+                ]
+                longest = max(page.length - begins[id(page)] for page in batch)
+                late = time.perf_counter() - begun > STEP_SECONDS
+                if any(finished) or late or longest >= DECODE_TOKENS:
                     return
                 continue
             self._after_out_of_memory("decode", problem)
@@ -267,18 +282,30 @@ class ModelEngine:
                 self._scheduler.halve()
             return
 
-    def _take(self, batch: list[Sequence], picks: "Picks") -> bool:
-        """Append the picked tokens; whether any page of the batch is finished by that."""
+    def _accept(self, page: Sequence, picks: "Picks") -> bool:
+        """Append what was picked, as far as the page's draft was right; whether it is finished."""
+        draft, page.draft = page.draft, []
+        accepted = 0
         finished = False
-        for page, token, logprob in zip(batch, picks.token_ids, picks.logprobs, strict=True):
-            if not math.isfinite(logprob):
-                message = f"the model computed no number in {self.info.dtype}; try another --dtype"
-                self._give_up(page, "internal", message)
-                finished = True
-                continue
-            page.append(token, logprob)
-            finished |= self._finish(page)
+        for guess, token, logprob in zip(
+            (*draft, None), picks.token_ids, picks.logprobs, strict=True
+        ):
+            finished = self._append(page, token, logprob)
+            if finished or token != guess:
+                break
+            accepted += 1
+        if page.drafter is not None:
+            page.drafter.learn(len(draft), accepted)
         return finished
+
+    def _append(self, page: Sequence, token: int, logprob: float) -> bool:
+        """Append a picked token; whether the page is finished by that."""
+        if not math.isfinite(logprob):
+            message = f"the model computed no number in {self.info.dtype}; try another --dtype"
+            self._give_up(page, "internal", message)
+            return True
+        page.append(token, logprob)
+        return self._finish(page)
 
     def _finish(self, page: Sequence) -> bool:
         """Complete the page if its text has come to an end; whether it has."""
@@ -306,6 +333,8 @@ class ModelEngine:
                 finish_reason=reason,
                 mean_logprob=page.logprob_sum / len(ids),
                 min_logprob=page.logprob_min,
+                drafted=page.drafter.drafted if page.drafter else 0,
+                accepted=page.drafter.accepted if page.drafter else 0,
                 seconds=page.seconds,
             )
         )

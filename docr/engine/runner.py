@@ -23,10 +23,11 @@ from docr.engine.device import (
 )
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
+from docr.engine.model.packed import pack
 from docr.engine.sampling import NgramRule, Picks, pick
 from docr.engine.scheduler import BLOCK, HEADROOM
 from docr.engine.sequence import Sequence, View
-from docr.errors import OutOfMemory
+from docr.errors import DeviceError, OutOfMemory
 
 log = logging.getLogger(__name__)
 
@@ -151,25 +152,42 @@ class Runner:
             positions = torch.arange(shape[1], device=self.device).expand(shape)
             hidden = self._model(x, positions, self._cache.prefilling(pages))
             last = torch.tensor(lengths, device=self.device) - 1
-            return self._pick(pages, hidden[torch.arange(len(pages), device=self.device), last])
+            hidden = hidden[torch.arange(len(pages), device=self.device), last]
+            return self._pick([page.token_ids for page in pages], hidden)
 
     @torch.inference_mode()
-    def decode(self, pages: list[Sequence]) -> Picks:
-        """Take each running page one token further. `pages` are all of them, in row order.
+    def decode(self, pages: list[Sequence]) -> list[Picks]:
+        """Take each running page further. `pages` are all of them, in row order.
+
+        Returns:
+            For each page what follows its last token, and what follows each token of its draft if
+            all before it are true.
 
         Raises:
             OutOfMemory, DeviceError.
         """
         with device_errors(self.device):
             cache = self._cache.decoding(pages)
-            last = torch.tensor([[page.token_ids[-1]] for page in pages], device=self.device)
-            hidden = self._model(self._model.embed(last), cache.positions[:, None], cache)
-            return self._pick(pages, hidden[:, 0])
+            counts = [1 + len(page.draft) for page in pages]
+            ids = np.zeros(cache.positions.shape, np.int64)
+            texts = []
+            for row, page in zip(ids, pages, strict=True):
+                row[: 1 + len(page.draft)] = page.token_ids[-1], *page.draft
+                row[1 + len(page.draft) :] = row[len(page.draft)]  # see Decoding
+                texts += [[*page.token_ids, *page.draft[:n]] for n in range(1 + len(page.draft))]
+            x = self._model.embed(torch.from_numpy(ids).to(self.device))
+            hidden = self._model(x, cache.positions, cache)
+            asked = np.arange(ids.shape[1]) < np.array(counts)[:, None]
+            hidden = hidden[torch.from_numpy(asked).to(self.device)]
+            return list(self._pick(texts, hidden).split(counts))
 
-    def _pick(self, pages: list[Sequence], hidden: Tensor) -> Picks:
-        banned = [self._ngrams.banned(page.token_ids) for page in pages]
-        logits = self._model.logits(hidden)
-        return pick(logits, undecodable=self._undecodable, banned=banned)
+    def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
+        """A token after each of the texts, from the hidden states [rows,D] at their ends."""
+        banned = [self._ngrams.banned(ids) for ids in texts]
+        return pick(self._logits(hidden), undecodable=self._undecodable, banned=banned)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self._model.logits(hidden)
 
     def forget(self, page: Sequence) -> None:
         """Drop what is kept for a page beside the KV cache."""
@@ -242,4 +260,8 @@ def load_runner(model_dir: Path, detokenizer: Detokenizer, config: EngineConfig)
         torch.set_num_threads(config.threads)
     with device_errors(device):
         model = load_model(model_dir, device=device, dtype=dtype)
+        if config.quantize is not None and (device.type != "cpu" or dtype != torch.bfloat16):
+            raise DeviceError("--quantize is for bfloat16 on a CPU: leave it out here")
+        if device.type == "cpu" and dtype == torch.bfloat16:
+            pack(model, int8=config.quantize == "int8")
     return Runner(model, detokenizer, config)

@@ -1,6 +1,6 @@
 """From logits to the next token: what may not be said, and the likeliest of the rest."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,13 @@ class Picks:
 
     token_ids: list[int]
     logprobs: list[float]
+
+    def split(self, counts: Iterable[int]) -> Iterator["Picks"]:
+        """The same in parts of so many rows."""
+        end = 0
+        for count in counts:
+            start, end = end, end + count
+            yield Picks(self.token_ids[start:end], self.logprobs[start:end])
 
 
 def pick(logits: Tensor, *, undecodable: Tensor, banned: Iterable[Collection[int]]) -> Picks:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from docr.engine.drafts import Drafter
 from docr.types import U8, PageRef, PageViews
 
 
@@ -20,6 +21,8 @@ class Sequence:
         token_ids: generated so far. Between steps of a running page all but the last of them are
             in the KV cache.
         logprob_sum, logprob_min: over the generated tokens, natural logarithms.
+        drafter: guesses what comes next; None: nobody does.
+        draft: its guess, which the next decoding step checks.
         seconds: time spent, by stage; its share of each batch it was in.
     """
 
@@ -32,6 +35,8 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     logprob_sum: float = 0.0
     logprob_min: float = 0.0
+    drafter: Drafter | None = None
+    draft: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -49,6 +54,12 @@ class Sequence:
         self.token_ids.append(token_id)
         self.logprob_sum += logprob
         self.logprob_min = min(self.logprob_min, logprob)
+
+    def guess(self) -> None:
+        """Set the draft for the next decoding step."""
+        room = self.max_new_tokens - len(self.token_ids) - 1
+        if self.drafter is not None:
+            self.draft = self.drafter.propose(self.token_ids, room)
 
     def spend(self, stage: str, seconds: float) -> None:
         """Count time towards a stage: "vision", "prefill" or "decode"."""

@@ -101,7 +101,9 @@ class Prompter:
         self._bos_id = self._id_of(_BOS, tokenizer_file)
         self._image_id = self._id_of(IMAGE, tokenizer_file)
 
-    def inputs(self, ref: PageRef, views: PageViews, mode: Mode, text: str) -> PageInputs:
+    def inputs(
+        self, ref: PageRef, views: PageViews, mode: Mode, text: str, *, layer: str = ""
+    ) -> PageInputs:
         """Build the ids around a page's views.
 
         Args:
@@ -109,13 +111,14 @@ class Prompter:
             views: its pixels; their grid and the mode say how many placeholders there are.
             mode: the mode that `views` were prepared in.
             text: the prompt, from `prompt_text`.
+            layer: the page's text layer, which may help to guess what the model will write.
 
         Raises:
             UsageError: `text` has not exactly one `<image>`.
         """
         before, after = split_at_image(text.strip())
-        head = [self._bos_id, *self._encode(before)]
-        tail = self._encode(after)
+        head = [self._bos_id, *self.encode(before)]
+        tail = self.encode(after)
         count = mode.num_vision_tokens(views.grid)
         image = slice(len(head), len(head) + count)
         input_ids = np.empty(len(head) + count + len(tail), np.int64)
@@ -124,9 +127,18 @@ class Prompter:
         input_ids[image.stop :] = tail
         image_mask = np.zeros(input_ids.shape, np.bool_)
         image_mask[image] = True
-        return PageInputs(ref=ref, views=views, input_ids=input_ids, image_mask=image_mask)
+        # One line: the model mostly writes a paragraph's lines as one.
+        layer_ids = self.encode(" ".join(layer.encode(errors="replace").decode().split()))
+        return PageInputs(
+            ref=ref,
+            views=views,
+            input_ids=input_ids,
+            image_mask=image_mask,
+            layer_ids=np.array(layer_ids, np.int64),
+        )
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without a beginning of sequence."""
         # No post-processing: the tokenizer would put a second beginning of sequence here.
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 

@@ -106,6 +106,7 @@ class RunInfo(_Model):
         seconds: by stage: render, prepare, vision, prefill, decode, ….
         device: such as "cuda:0" or "cpu".
         batch_pages: most pages that the engine decodes at once.
+        drafted_tokens, accepted_tokens: guessed before the model wrote them, and come true.
     """
 
     id: str
@@ -114,6 +115,8 @@ class RunInfo(_Model):
     seconds: dict[str, float] = Field(default_factory=dict)
     device: str | None = None
     batch_pages: int | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class ImageInfo(_Model):

@@ -96,7 +96,7 @@ class ImageDocument:
             page_pt=(0.0, 0.0),
             rotation=0,
             px_to_pt=None,
-            has_text=False,
+            text="",
             rendered_by=self.rendered_by,
             warnings=clean_lines("\n".join(str(warning.message) for warning in caught)),
         )

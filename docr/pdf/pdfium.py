@@ -12,7 +12,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 
 from docr.errors import InputError
-from docr.pdf.settings import POINTS_PER_INCH, RenderSettings, choose_scale
+from docr.pdf.settings import MAX_TEXT, POINTS_PER_INCH, RenderSettings, choose_scale
 from docr.pdf.wire import clean_line
 from docr.types import Affine, PageImage, PageRef
 
@@ -78,7 +78,7 @@ class PdfiumDocument:
             page_pt=page_pt,
             rotation=page.get_rotation() % 360,
             px_to_pt=_px_to_pt(page, pixels.shape[1], pixels.shape[0]),
-            has_text=any(c.isprintable() and not c.isspace() for c in text),
+            text=text[:MAX_TEXT],
             rendered_by=self.rendered_by,
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pymupdf
 
 from docr.errors import FailureCode, InputError
-from docr.pdf.settings import POINTS_PER_INCH, RenderSettings, choose_scale
+from docr.pdf.settings import MAX_TEXT, POINTS_PER_INCH, RenderSettings, choose_scale
 from docr.pdf.wire import clean_line, clean_lines
 from docr.types import U8, Affine, PageImage, PageRef
 
@@ -109,7 +109,7 @@ class PdfDocument:
         # A copy (samples): the memory of samples_mv ends with the pixmap.
         rows = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.stride)
         pixels = rows[:, : 3 * pixmap.width].reshape(pixmap.height, pixmap.width, 3)
-        has_text = _has_text(page)
+        text = _text_layer(page)
         warnings = _take_warnings()
         if any(_OUT_OF_MEMORY.search(warning) for warning in warnings):
             # MuPDF goes on without what did not fit, and the page would look finished.
@@ -121,7 +121,7 @@ class PdfDocument:
             page_pt=page_pt,
             rotation=page.rotation % 360,
             px_to_pt=_px_to_pt(pdf_page, scale),
-            has_text=has_text,
+            text=text,
             rendered_by=self.rendered_by,
             warnings=warnings,
         )
@@ -164,12 +164,12 @@ def describe(error: BaseException) -> tuple[FailureCode, str]:
     return "page-error", message
 
 
-def _has_text(page: pymupdf.Page) -> bool:
+def _text_layer(page: pymupdf.Page) -> str:
     try:
-        text = page.get_text("text", flags=_TEXT_FLAGS)
+        text: str = page.get_text("text", flags=_TEXT_FLAGS)
     except pymupdf.mupdf.FzErrorBase:
-        return False  # the pixels are there; the message is among the warnings
-    return any(c.isprintable() and not c.isspace() for c in text)
+        return ""  # the pixels are there; the message is among the warnings
+    return text[:MAX_TEXT]
 
 
 def _px_to_pt(pdf_page: pymupdf.mupdf.PdfPage, scale: float) -> Affine | None:

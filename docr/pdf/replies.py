@@ -16,7 +16,7 @@ import numpy as np
 
 from docr.errors import FailureCode
 from docr.pdf import wire
-from docr.pdf.settings import RenderSettings
+from docr.pdf.settings import MAX_TEXT, RenderSettings
 from docr.pdf.wire import Message, WireError
 from docr.types import U8, PageFailure, PageImage, PageRef, PageViews, SourceFile
 
@@ -94,7 +94,7 @@ def write_page(memory: int, offset: int, page: RenderedPage, paper: U8 | None) -
         "page_pt": image.page_pt,
         "rotation": image.rotation,
         "px_to_pt": image.px_to_pt,
-        "has_text": image.has_text,
+        "text": image.text,
         "rendered_by": image.rendered_by,
         "warnings": image.warnings,
         "paper": None if paper is None else paper.tolist(),
@@ -146,7 +146,7 @@ def read_page(
         page_pt=wire.pair(header.get("page_pt")),
         rotation=wire.integer(header.get("rotation"), 0, 359),
         px_to_pt=None if transform is None else wire.affine(transform),
-        has_text=wire.boolean(header.get("has_text")),
+        text=wire.text(header.get("text"), MAX_TEXT),
         rendered_by=wire.line(header.get("rendered_by")),
         warnings=wire.lines(header.get("warnings")),
     )

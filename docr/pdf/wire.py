@@ -137,11 +137,11 @@ def affine(value: object) -> Affine:
     return a, b, c, d, e, f
 
 
-def boolean(value: object) -> bool:
-    """A checked truth value. Raises WireError."""
-    if isinstance(value, bool):
+def text(value: object, longest: int) -> str:
+    """Text of at most so many characters, whatever they are. Raises WireError."""
+    if isinstance(value, str) and len(value) <= longest:
         return value
-    raise WireError("expected true or false")
+    raise WireError(f"expected a text of at most {longest} characters")
 
 
 def line(value: object) -> str:

@@ -48,7 +48,7 @@ def image(number: int = 1, *, size: tuple[int, int] = (60, 80)) -> PageImage:
         page_pt=(width / 2, height / 2),
         rotation=0,
         px_to_pt=None,
-        has_text=True,
+        text="text",
         rendered_by="mupdf 1.0",
     )
 

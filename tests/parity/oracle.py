@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
+from transformers import UnlimitedOcrForConditionalGeneration
 
+from docr.bench.peers import reference_config
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
@@ -33,7 +34,7 @@ def make_pair(folder: Path, *, seed: int, stream_scale: float) -> Pair:
     write_checkpoint(folder, config, seed=seed, dtype="fp32", stream_scale=stream_scale)
     theirs, info = UnlimitedOcrForConditionalGeneration.from_pretrained(
         folder,
-        config=reference_config(config),
+        config=reference_config(config, IMAGE_ID),
         dtype=torch.float32,
         attn_implementation="eager",
         output_loading_info=True,
@@ -42,41 +43,6 @@ def make_pair(folder: Path, *, seed: int, stream_scale: float) -> Pair:
     theirs.generation_config.pad_token_id = config["eos_token_id"]
     ours = load_model(folder, device="cpu", dtype=torch.float32)
     return Pair(ours, theirs.eval().requires_grad_(False))
-
-
-def reference_config(config: dict[str, Any]) -> UnlimitedOcrConfig:
-    """Our config.json in transformers' words."""
-    decoder = config["language_config"]
-    sam = config["vision_config"]["width"]["sam_vit_b"]
-    clip = config["vision_config"]["width"]["clip-l-14-224"]
-    text = {name: value for name, value in decoder.items() if name != "use_mla"}
-    return UnlimitedOcrConfig(
-        image_token_id=IMAGE_ID,
-        text_config=text
-        | {
-            "layer_types": ["full_attention"] * decoder["num_hidden_layers"],
-            "n_group": 1,
-            "topk_group": 1,
-            "routed_scaling_factor": 1.0,
-        },
-        vision_config={
-            "sam_config": {
-                "hidden_size": sam["width"],
-                "output_channels": sam.get("out_chans", 256),
-                "num_hidden_layers": sam["layers"],
-                "num_attention_heads": sam["heads"],
-                "global_attn_indexes": sam["global_attn_indexes"],
-                "mlp_dim": 4 * sam["width"],
-                "downsample_channels": sam["downsample_channels"],
-            },
-            "encoder_config": {
-                "hidden_size": clip["width"],
-                "intermediate_size": 4 * clip["width"],
-                "num_hidden_layers": clip["layers"],
-                "num_attention_heads": clip["heads"],
-            },
-        },
-    )
 
 
 def assert_same(part: str, ours: Tensor, theirs: Tensor) -> None:

@@ -62,7 +62,7 @@ class Apart:
 
     def decode(self, cache: KVCache, pages: list[Sequence]) -> None:
         view = cache.decoding(pages)
-        assert view.positions.tolist() == [page.length - 1 for page in pages]
+        assert view.positions.tolist() == [[page.length - 1] for page in pages]
         for layer in range(LAYERS):
             k, v = self.fresh(len(pages), 1), self.fresh(len(pages), 1)
             keys, values, mask = view.extend(layer, k, v)
@@ -112,6 +112,31 @@ def test_holds_what_each_page_put_in_whatever_moves(
             if done:
                 break
     assert len(apart.kept) == len(pages)
+
+
+def test_a_page_with_a_shorter_draft_keeps_what_lies_behind_it() -> None:
+    cache, apart = make_cache(4 * BLOCK), Apart()
+    pages = [page(i, 20 + i, 50) for i in range(3)]
+    cache.arrange(pages, BLOCK)
+    apart.prefill(cache, pages)
+    for each, draft in zip(pages, ([1, 2, 3], [], [4]), strict=True):
+        each.draft = draft
+    view = cache.decoding(pages)
+    begins = [each.length - 1 for each in pages]
+    steps = [(0, 1, 2, 3, 3), (0,) * 5, (0, 1, 1, 1, 1)]
+    expected = [[b + s for s in row] for b, row in zip(begins, steps, strict=True)]
+    assert view.positions.tolist() == expected
+    k = apart.fresh(3, 5)
+    for row, count in enumerate((4, 1, 2)):
+        k[row, :, count:] = k[row, :, count - 1 : count]  # as the same token at the same place is
+    keys, _, mask = view.extend(0, k, k)
+    assert mask is not None and mask.shape == (3, 1, 5, KEY_STEP)
+    for row, (each, count) in enumerate(zip(pages, (4, 1, 2), strict=True)):
+        begin = each.length - 1
+        assert torch.equal(keys[row, :, :begin], apart.kept[each][0][0])
+        assert torch.equal(keys[row, :, begin : begin + count], k[row, :, :count])
+        assert not keys[row, :, begin + count :].any()
+        assert [int(m.sum()) for m in mask[row, 0]] == [p + 1 for p in expected[row]]
 
 
 def test_decoding_reads_the_cache_in_place() -> None:

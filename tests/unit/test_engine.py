@@ -1,6 +1,7 @@
 """The engine on a toy checkpoint: how pages end, what is recorded, and what happens when memory
 runs out. Faults are put into the model; everything around it is the real thing."""
 
+import dataclasses
 import logging
 import math
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -146,6 +148,69 @@ class TestHowPagesEnd:
         assert isinstance(failure, PageFailure)
         assert (failure.stage, failure.code) == ("generate", "too-large")
         assert isinstance(outcomes[2], Completion)
+
+
+def with_layers(pages: Iterable[PageInputs], layers: Iterable[Iterable[int]]) -> list[PageInputs]:
+    """The same pages with text layers of these ids."""
+    return [
+        dataclasses.replace(page, layer_ids=np.array(list(ids), np.int64))
+        for page, ids in zip(pages, layers, strict=True)
+    ]
+
+
+class TestDrafts:
+    """Guesses change the steps and not the text, whatever they are guesses at."""
+
+    PAGES = 5
+
+    def runs(self, toy: Path, layers: list[list[int]], **options: object) -> list[Outcomes]:
+        pages = [page_inputs(number) for number in range(1, self.PAGES + 1)]
+        options = {"max_tokens": 60, "ngram_window": 60, **options}
+        plain = run(create_engine(toy_engine_config(toy, drafts=False, **options)), pages)
+        engine = create_engine(toy_engine_config(toy, **options))
+        return [plain, run(engine, with_layers(pages, layers))]
+
+    def truths(self, toy: Path, **options: object) -> list[list[int]]:
+        (plain, _) = self.runs(toy, [[]] * self.PAGES, **options)
+        return [list(plain[number].token_ids) for number in range(1, self.PAGES + 1)]
+
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_the_text_is_the_same(self, toy: Path, batch_size: int) -> None:
+        exact, *truths = self.truths(toy, batch_size=batch_size)
+        random = np.random.default_rng(0)
+        layers = [exact]
+        for spoilt, truth in zip((3, 5, 9, 2), truths, strict=True):  # one token in so many
+            wrong = random.integers(300, size=len(truth)).tolist()
+            layers.append([t if i % spoilt else wrong[i] for i, t in enumerate(truth)])
+        plain, drafted = self.runs(toy, layers, batch_size=batch_size)
+        assert token_ids(drafted) == token_ids(plain)
+        for number, done in completions(drafted).items():
+            before = completions(plain)[number]
+            assert (done.text, done.finish_reason) == (before.text, before.finish_reason)
+            assert done.mean_logprob == pytest.approx(before.mean_logprob, abs=1e-5)
+            assert done.min_logprob == pytest.approx(before.min_logprob, abs=1e-5)
+            assert before.drafted == before.accepted == 0
+        assert completions(drafted)[1].accepted > 45, "an exact layer hardly helped"
+        assert completions(drafted)[1].accepted == completions(drafted)[1].drafted
+
+    def test_a_page_ends_in_the_middle_of_a_draft(self, toy: Path) -> None:
+        truths = self.truths(toy)
+        for most in (7, 8, 11, 30):
+            plain, drafted = self.runs(toy, truths, max_tokens=most)
+            assert token_ids(drafted) == token_ids(plain)
+            assert all(len(ids) == most for ids in token_ids(drafted).values())
+
+    def test_with_a_cache_that_hardly_suffices(
+        self, toy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Rows grow, pages are put back and prefilled again, drafts or not."""
+        monkeypatch.setattr("docr.engine.scheduler.BLOCK", 16)
+        monkeypatch.setattr("docr.engine.runner.BLOCK", 16)
+        monkeypatch.setattr("docr.engine.scheduler.HEADROOM", 8)
+        truths = self.truths(toy)
+        plain, drafted = self.runs(toy, truths, cache_tokens=160, batch_size=3)
+        assert token_ids(drafted) == token_ids(plain)
+        assert {k + 1: ids for k, ids in enumerate(map(tuple, truths))} == token_ids(drafted)
 
 
 class TestWhatIsRecorded:

@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"survey", "pipeline"}),  # the flow's two halves: what to do, and doing it
     frozenset({"job"}),
     frozenset({"distributed"}),
-    frozenset({"api", "evaluation", "report"}),
+    frozenset({"api", "bench", "evaluation", "report"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -34,7 +34,7 @@ FOR_TYPES_ONLY = {("docr.events", "docr.output.record")}
 """Imports upwards that exist for type checkers alone: a page's event can carry its record."""
 
 HOMES: dict[str, tuple[str, ...]] = {
-    "torch": ("docr.engine",),
+    "torch": ("docr.engine", "docr.bench"),
     "pymupdf": ("docr.pdf",),
     "pypdfium2": ("docr.pdf",),
     "pypdfium2_raw": ("docr.pdf",),
@@ -48,7 +48,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tokenizers": ("docr.modes.prompt", "docr.engine.detokenize"),
     "huggingface_hub": ("docr.models",),
     "safetensors": ("docr.engine",),
-    "transformers": (),  # the tests' oracle
+    "transformers": ("docr.bench.peers",),
     "fitz": (),  # PyMuPDF's old name
 }
 """Outside packages with a fixed home; those that are not named may be imported anywhere."""

@@ -120,9 +120,9 @@ def test_experts_are_weighted_by_their_probability(model: DeepseekOCR) -> None:
     weights = probabilities * (probabilities >= smallest)
     assert float(weights.sum(-1).max()) < 1  # not renormalised
     expected = moe.shared_experts(x)
-    for expert in range(moe.experts):
-        gate, up = (x @ moe.gate_up_proj[expert].T).chunk(2, -1)
-        y = (F.silu(gate) * up) @ moe.down_proj[expert].T
+    for expert in range(moe.num_experts):
+        gate, up = (x @ moe.experts.gate_up_proj[expert].T).chunk(2, -1)
+        y = (F.silu(gate) * up) @ moe.experts.down_proj[expert].T
         expected = expected + weights[..., expert, None] * y
     torch.testing.assert_close(moe(x), expected, **CLOSE)
 

@@ -4,6 +4,7 @@ Shapes: B sequences, T tokens of this call, K tokens to attend to, D hidden size
 hd head dim, E routed experts, F an expert's width, R rows of tokens (B*T).
 """
 
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -73,13 +74,16 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return turned
 
 
+FEW = 16
+"""Queries of a page in a decoding step, at most."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q [B,H,T,hd] over k, v [B,H,K,hd]; mask as KVCache.extend returns it."""
-    if q.shape[2] == 1 and q.device.type == "cpu":
-        # One query a head: two products and an fp32 softmax are 4x as fast as SDPA on a CPU.
+    if q.shape[2] <= FEW and mask is not None and q.device.type == "cpu":
+        # A few queries a head: two products and an fp32 softmax are 4x as fast as SDPA on a CPU.
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf)
         mixed: Tensor = scores.softmax(-1).to(v.dtype) @ v
         return mixed
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
@@ -125,30 +129,44 @@ class MLP(nn.Module):
 
 
 def padded_count(count: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: an expert's rows are padded to so many.
+    """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, …: an expert's rows are padded to so many.
 
     On a CPU oneDNN compiles and keeps a bf16 kernel for each number of rows. With as many numbers
     as chance gives, memory grew by 0.1 GB in 100 pages of a toy model.
     """
+    if count == 0:
+        return 0
     power = 1 << (count - 1).bit_length()
     return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
+class Experts(nn.Module):
+    """The routed experts' weights, stacked: gate_up_proj [E,2F,D], down_proj [E,D,F]."""
+
+    def __init__(self, count: int, dim: int, width: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * width, dim))
+        self.down_proj = nn.Parameter(torch.empty(count, dim, width))
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """One expert's output [n,D] for the rows x [n,D] that chose it."""
+        gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, self.down_proj[expert])
 
 
 class MoE(nn.Module):
     """Each token through its best few of E routed experts, and through the shared experts.
 
-    The routed experts' weights are stacked (gate_up_proj [E,2F,D], down_proj [E,D,F]); the shared
-    experts are one fused MLP.
+    The shared experts are one fused MLP.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, width = config.hidden_size, config.moe_intermediate_size
-        self.experts = config.n_routed_experts
+        self.num_experts = config.n_routed_experts
         self.top_k = config.num_experts_per_tok
-        self.gate = nn.Parameter(torch.empty(self.experts, dim))
-        self.gate_up_proj = nn.Parameter(torch.empty(self.experts, 2 * width, dim))
-        self.down_proj = nn.Parameter(torch.empty(self.experts, dim, width))
+        self.gate = nn.Parameter(torch.empty(self.num_experts, dim))
+        self.experts = Experts(self.num_experts, dim, width)
         self.shared_experts = MLP(dim, config.n_shared_experts * width)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,22 +183,23 @@ class MoE(nn.Module):
 
     def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
-        # Sorted by expert, each expert's rows are one slice and one product over its own weights.
-        order = experts.flatten().argsort(stable=True)
-        row_of, weight_of = order // self.top_k, weights.flatten()[order, None]
-        counts: list[int] = experts.flatten().bincount(minlength=self.experts).tolist()
+        chosen = experts.flatten()
+        counts: list[int] = chosen.bincount(minlength=self.num_experts).tolist()
+        sizes = [padded_count(count) for count in counts] if x.is_cpu else counts
+        # Each expert's rows are one segment, with room for the padding: one product over its own
+        # weights. `place` says where each choice went.
+        gaps = [0, *accumulate(size - count for size, count in zip(sizes, counts, strict=True))]
+        order = chosen.argsort(stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=x.device)
+        place += torch.tensor(gaps, device=x.device)[chosen]
+        row_of = place.new_zeros(sum(sizes))  # padding repeats row 0
+        row_of[place] = torch.arange(len(order), device=x.device) // self.top_k
+        segments = torch.split(x[row_of], sizes)
+        y = torch.cat([self.experts(rows, e) for e, rows in enumerate(segments) if len(rows)])
         # fp32, as the reference sums: the shares of six experts are rounded once, not six times.
-        total = torch.zeros_like(x, dtype=torch.float32)
-        end = 0
-        for expert, count in enumerate(counts):
-            start, end = end, end + count
-            if count:
-                rows = row_of[start:end]
-                taken = F.pad(rows, (0, padded_count(count) - count)) if x.is_cpu else rows
-                gate, up = F.linear(x[taken], self.gate_up_proj[expert]).chunk(2, dim=-1)
-                y = F.linear(F.silu(gate) * up, self.down_proj[expert])[:count]
-                total.index_add_(0, rows, y.float() * weight_of[start:end])
-        return total.to(x.dtype)
+        shares = y[place].view(*experts.shape, -1).float() * weights[..., None]
+        return shares.sum(1).to(x.dtype)
 
 
 class DecoderLayer(nn.Module):

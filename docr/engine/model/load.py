@@ -49,7 +49,7 @@ NAMES = (
     (r"\.input_norm\.", ".input_layernorm."),
     (r"\.post_attention_norm\.", ".post_attention_layernorm."),
     (r"\.mlp\.gate$", ".mlp.gate.weight"),
-    (r"\.mlp\.(gate_up_proj|down_proj)$", r".mlp.experts.{expert}.\1.weight"),
+    (r"\.mlp\.experts\.(\w+)$", r".mlp.experts.{expert}.\1.weight"),
 )
 """Our parameters' names to the checkpoint's: patterns and replacements, applied in this order."""
 

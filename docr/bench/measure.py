@@ -1,0 +1,336 @@
+"""docr itself, measured: files to records through the pipeline that `docr convert` uses."""
+
+import functools
+import hashlib
+import itertools
+import os
+import random
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from docr.bench.roofline import measure_rates, page_flop, step_bytes
+from docr.bench.spec import BenchResult, BenchSpec
+from docr.engine.config import EngineConfig
+from docr.engine.detokenize import Detokenizer
+from docr.engine.device import resolve_device, resolve_dtype
+from docr.engine.engine import Engine, ModelEngine
+from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
+from docr.engine.model.decoder import MoE
+from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.load import load_model
+from docr.engine.model.packed import pack
+from docr.engine.runner import Runner
+from docr.engine.sampling import Picks
+from docr.engine.sequence import Sequence
+from docr.errors import DocrError
+from docr.events import ModelReady
+from docr.modes.prompt import Prompter
+from docr.output.record import ModelInfo, SourceInfo
+from docr.output.store import Store
+from docr.pipeline import CHUNK_PAGES, Pipeline, PipelineConfig
+from docr.settings import Settings
+from docr.types import Completion, PageFailure, PageInputs, SourceFile
+from docr.writer import Chunk, PageOutcome
+
+RENDER_WORKERS = 8
+PART_WORDS = 12
+HEADING_EVERY, TABLE_EVERY = 9, 13
+"""Of so many words of a text layer, which become headings and rows of tables in a given text."""
+
+
+def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> DeepseekOCR:
+    """The network with normal weights of deviation 0.02 (norms: one), made on the device."""
+    with torch.device("meta"):
+        model = DeepseekOCR(config)
+    model = model.to(dtype).to_empty(device=device)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                weight.fill_(1.0)
+            else:
+                weight.normal_(std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def given_text(layer: str, changed: float, seed: str) -> str:
+    """A text layer as a model might write it: marked up, and with some characters changed."""
+    rng = random.Random(seed)
+    letters = [
+        rng.choice("abcdefghij") if char.isalnum() and rng.random() < changed else char
+        for char in layer
+    ]
+    words = "".join(letters).split()
+    parts = []
+    for number, start in enumerate(range(0, len(words), PART_WORDS), 1):
+        part = words[start : start + PART_WORDS]
+        text = " ".join(part)
+        if number % TABLE_EVERY == 0:
+            cells = "".join(f"<td>{word}</td>" for word in part)
+            text = f"\n\n<table><tr>{cells}</tr></table>\n\n"
+        elif number % HEADING_EVERY == 0:
+            text = f"\n\n## {text}\n\n"
+        parts.append(text)
+    return " ".join(parts)
+
+
+class BenchRunner(Runner):
+    """Does all the work and then writes sampled or given tokens, so that routing stays spread.
+
+    Attributes:
+        targets: given texts by page; a page without one is sampled.
+        steps, context_sum: of decoding, and their tokens of context.
+        touched: experts a layer, in the steps that were looked at.
+    """
+
+    LOOK_EVERY = 8
+
+    def __init__(self, model: DeepseekOCR, detokenizer: Detokenizer, config: EngineConfig) -> None:
+        super().__init__(model, detokenizer, config)
+        self.targets: dict[Sequence, list[int]] = {}
+        self.steps = self.context_sum = 0
+        self.touched: list[int] = []
+        self._looking = False
+        self._undecodable = torch.zeros_like(self._undecodable)
+        self._undecodable[detokenizer.eos_id] = True  # the lengths are given
+        self._asked: list[tuple[Sequence, int]] = []
+        for layer in model.decoder.layers:
+            if isinstance(layer.mlp, MoE):
+                layer.mlp.route = self._counted(layer.mlp)  # type: ignore[method-assign]
+
+    def _counted(self, moe: MoE) -> Any:
+        route = moe.route
+
+        def counting(x: Tensor) -> tuple[Tensor, Tensor]:
+            weights, experts = route(x)
+            if self._looking:
+                self.touched.append(int(torch.unique(experts).numel()))
+            return weights, experts
+
+        return counting
+
+    def prefill(self, pages: list[Sequence]) -> Picks:
+        """As Runner does it, noting whose tokens are asked for."""
+        self._asked = [(page, len(page.token_ids)) for page in pages]
+        return super().prefill(pages)
+
+    def decode(self, pages: list[Sequence]) -> list[Picks]:
+        """As Runner does it, noting whose tokens are asked for, and counting."""
+        self._asked = [
+            (page, len(page.token_ids) + n) for page in pages for n in range(1 + len(page.draft))
+        ]
+        self.steps += 1
+        self.context_sum += sum(page.length for page in pages)
+        self._looking = self.steps % self.LOOK_EVERY == 0
+        try:
+            return super().decode(pages)
+        finally:
+            self._looking = False
+
+    def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
+        found = super()._pick(texts, hidden)
+        ids = list(found.token_ids)
+        for row, (page, place) in enumerate(self._asked):
+            target = self.targets.get(page)
+            if target is not None:
+                ids[row] = target[place % len(target)]
+        return Picks(ids, found.logprobs)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Gumbel noise on the logits: the likeliest is then a sample at temperature 1."""
+        logits = super()._logits(hidden)
+        return logits.sub_(torch.empty_like(logits).exponential_().log_())
+
+
+class BenchEngine(ModelEngine):
+    """Ends each page at its length, and gives pages their texts.
+
+    Attributes:
+        drafted, accepted: guessed tokens of all pages, and those that came true.
+        inputs: of all pages.
+    """
+
+    def __init__(self, spec: BenchSpec, config: EngineConfig, runner: BenchRunner) -> None:
+        super().__init__(config, runner, Detokenizer(spec.tokenizer))
+        self._spec = spec
+        self._targets = runner.targets
+        self._prompter = Prompter(spec.tokenizer)
+        self.inputs: list[PageInputs] = []
+        self.drafted = self.accepted = 0
+        self._digests: list[str] = []
+
+    def _sequence(self, inputs: PageInputs) -> Sequence:
+        page = super()._sequence(inputs)
+        self.inputs.append(inputs)
+        name, index = inputs.ref.path.name, inputs.ref.index
+        page.max_new_tokens = min(page.max_new_tokens, self._spec.length(name, index))
+        if self._spec.changed is not None:
+            layer = self._detokenizer.text(inputs.layer_ids.tolist())
+            target = self._prompter.encode(given_text(layer, self._spec.changed, f"{name}/{index}"))
+            self._targets[page] = target or inputs.input_ids.tolist()
+        return page
+
+    def step(self) -> list[Completion | PageFailure]:
+        """As ModelEngine does it, counting."""
+        done = super().step()
+        for page in done:
+            if not isinstance(page, Completion):
+                raise DocrError(f"page {page.ref.number}: {page.message}")
+            self.drafted += page.drafted
+            self.accepted += page.accepted
+            self._digests.append(f"{page.ref.path.name} {page.ref.index} {page.token_ids}")
+        return done
+
+    @property
+    def digest(self) -> str:
+        """Of all texts, whatever order they came in."""
+        return hashlib.sha256("\n".join(sorted(self._digests)).encode()).hexdigest()[:16]
+
+
+def run(spec: BenchSpec) -> BenchResult:
+    """Measure docr."""
+    device = resolve_device(spec.device)
+    dtype = resolve_dtype(spec.dtype, device)
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    torch.manual_seed(spec.seed)
+    rates = measure_rates(device)
+    settings = Settings(
+        mode=spec.mode,
+        task="markdown",
+        drafts=spec.drafts,
+        no_repeat_ngram=0 if spec.changed is not None else 20,
+        ngram_window=50,
+        loop_stop=False,
+    )
+    engines: list[tuple[BenchEngine, BenchRunner, ModelConfig]] = []
+
+    def create(config: EngineConfig) -> Engine:
+        if spec.model is None:
+            dims = ModelConfig(sam=SamConfig(), clip=ClipConfig())
+            model = random_model(dims, device, dtype)
+        else:
+            model = load_model(spec.model, device=device, dtype=dtype)
+        dims = model.config
+        if device.type == "cpu" and dtype == torch.bfloat16:
+            pack(model, int8=spec.quantize == "int8")
+        runner = BenchRunner(model, Detokenizer(spec.tokenizer), config)
+        engines.append((BenchEngine(spec, config, runner), runner, dims))
+        return engines[-1][0]
+
+    with tempfile.TemporaryDirectory(prefix="docr-bench-") as scratch, ExitStack() as stack:
+        info = ModelInfo(name="bench", revision=None, dtype=str(dtype).removeprefix("torch."))
+        out = Path(scratch) / "out"
+        stack.enter_context(Store.open(out, settings={}, overwrite=True, run_id="bench"))
+        config = PipelineConfig(
+            settings=settings,
+            engine=EngineConfig(
+                model_dir=None,
+                model_name="bench",
+                device=spec.device,
+                dtype=spec.dtype,
+                batch_size=spec.batch_size,
+                no_repeat_ngram=settings.no_repeat_ngram,
+                ngram_window=settings.ngram_window,
+                loop_stop=False,
+                drafts=spec.drafts,
+                threads=spec.threads,
+            ),
+            model=info,
+            out=out,
+            run_id="bench",
+            render_workers=max(1, min(RENDER_WORKERS, (os.cpu_count() or 2) - 1)),
+        )
+        pipeline = stack.enter_context(Pipeline(config, factory=create))
+        ready = next(m for m in pipeline.poll(0) if isinstance(m, ModelReady))
+        ((engine, runner, dims),) = engines
+        chunks = deque(make_chunks(spec, Path(scratch) / "in", pipeline))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        outcomes: list[PageOutcome] = []
+        start = time.monotonic()
+        while chunks or pipeline.pending:
+            while chunks and pipeline.wants():
+                pipeline.submit(chunks.popleft())
+            outcomes += [m for m in pipeline.poll(0.2) if isinstance(m, PageOutcome)]
+        seconds = time.monotonic() - start
+    stages: Counter[str] = Counter()
+    for outcome in outcomes:
+        stages.update(outcome.seconds)
+    prompts = [len(inputs.input_ids) for inputs in engine.inputs]
+    flop = sum(_page_flop(dims, inputs) for inputs in engine.inputs)
+    experts = statistics.fmean(runner.touched) if runner.touched else 0.0
+    read = runner.steps * step_bytes(
+        dims,
+        experts=experts,
+        context=runner.context_sum / max(1, runner.steps),
+        dtype_bytes=dtype.itemsize,
+    )
+    return BenchResult(
+        engine="docr",
+        seconds=seconds,
+        load_seconds=ready.seconds,
+        stages=dict(stages),
+        pages=len(outcomes),
+        tokens=sum(outcome.entry.output_tokens for outcome in outcomes),
+        prompt_tokens=statistics.fmean(prompts),
+        peak_bytes=peak_bytes(device),
+        steps=runner.steps,
+        experts=experts,
+        drafted=engine.drafted,
+        accepted=engine.accepted,
+        rates=asdict(rates),
+        bound_seconds={"vision+prefill": flop / rates.matrix, "decode": read / rates.read},
+        digest=engine.digest,
+    )
+
+
+@functools.cache
+def _counted(config: ModelConfig, views: tuple[tuple[int, int], ...], prompt: int) -> int:
+    return page_flop(config, list(views), prompt)
+
+
+def _page_flop(config: ModelConfig, inputs: PageInputs) -> int:
+    views = [(inputs.views.global_view.shape[-1], 1)]
+    if len(inputs.views.tiles):
+        views.append((inputs.views.tiles.shape[-1], len(inputs.views.tiles)))
+    return _counted(config, tuple(views), len(inputs.input_ids))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory held: of this process on a CPU, of tensors on a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def make_chunks(spec: BenchSpec, folder: Path, pipeline: Pipeline) -> Iterator[Chunk]:
+    """The pages, in copies of the files as often as it takes: no page may be seen twice."""
+    folder.mkdir()
+    left = spec.pages
+    for copy in itertools.count():
+        for number, path in enumerate(spec.files):
+            if left == 0:
+                return
+            name = spec.page_name(copy, number)
+            shutil.copyfile(path, folder / name)
+            file = SourceFile(folder / name, folder, name)
+            count = min(left, pipeline.inspect(file).page_count)
+            source = SourceInfo.of(file, sha256=None, size=None)
+            for start in range(0, count, CHUNK_PAGES):
+                indexes = tuple(range(start, min(count, start + CHUNK_PAGES)))
+                yield Chunk(file, source, name, indexes)
+            left -= count
