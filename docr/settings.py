@@ -10,8 +10,6 @@ Task = Literal["markdown", "ocr", "image", "figure", "describe", "locate"]
 ModeName = Literal["tiny", "small", "base", "large", "gundam", "gundam-m"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
-Quantize = Literal["int8"]
-
 DTYPE_ALIASES: dict[str, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -24,7 +22,6 @@ class Settings:
         revision: of a model of the hub; None: the pinned one.
         engine: "MODULE:NAME" of an engine factory instead of the model (tests).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        quantize: "int8": the decoder computes with 8 bits on a CPU; None: it does not.
         gpus: how many devices (ranks) to use; None: all there are for "auto" and "cuda".
         batch_size: most pages decoded at once; None: as memory allows.
         mode, max_tiles: how much of the page the model sees; max_tiles is for the tiled modes.
@@ -51,7 +48,6 @@ class Settings:
     engine: str | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
-    quantize: Quantize | None = None
     gpus: int | None = None
     batch_size: int | None = None
     mode: ModeName | None = None
@@ -86,8 +82,6 @@ class Settings:
             if getattr(self, name) not in get_args(known):
                 choices = ", ".join(get_args(known))
                 raise UsageError(f"--{name} is one of {choices}; not {getattr(self, name)!r}")
-        if self.quantize is not None and self.quantize not in get_args(Quantize):
-            raise UsageError(f"--quantize is int8, not {self.quantize!r}")
         if not 2 <= self.max_tiles <= 9:
             raise UsageError(f"--max-tiles is 2 to 9, not {self.max_tiles}")
         if self.task == "locate" and not self.query and self.prompt is None:
@@ -122,7 +116,6 @@ MODEL_SETTINGS = ("mode", "task")
 """What a checkpoint's docr.json may choose where nobody else does."""
 
 TEXT_SETTINGS = (
-    "quantize",
     "mode",
     "max_tiles",
     "task",

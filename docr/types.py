@@ -129,9 +129,9 @@ class Completion:
         text: decoded, special tokens kept, without end of sequence; cut at the first repetition
             when `finish_reason` is "repetition".
         mean_logprob, min_logprob: natural logarithms of the chosen tokens' probabilities.
-        drafted, accepted: tokens that were guessed beforehand, and how many of them came true.
         seconds: by stage ("vision", "prefill", "decode"); a batch's time is shared equally among
             its pages.
+        drafted, accepted: tokens that were guessed beforehand, and how many of them came true.
     """
 
     ref: PageRef
@@ -140,9 +140,9 @@ class Completion:
     finish_reason: FinishReason
     mean_logprob: float
     min_logprob: float
+    seconds: dict[str, float] = field(default_factory=dict)
     drafted: int = 0
     accepted: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ def run(spec: BenchSpec) -> BenchResult:
             model = load_model(spec.model, device=device, dtype=dtype)
         dims = model.config
         if device.type == "cpu" and dtype == torch.bfloat16:
-            pack(model, int8=spec.quantize == "int8")
+            pack(model)
         runner = BenchRunner(model, Detokenizer(spec.tokenizer), config)
         engines.append((BenchEngine(spec, config, runner), runner, dims))
         return engines[-1][0]

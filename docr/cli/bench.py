@@ -13,7 +13,7 @@ import typer
 
 from docr.cli.messages import emit, say
 from docr.errors import ModelError, UsageError
-from docr.settings import ModeName, Quantize
+from docr.settings import ModeName
 
 if TYPE_CHECKING:
     from docr.bench.spec import BenchResult, BenchSpec
@@ -64,9 +64,6 @@ def bench(
             metavar="N", min=1, help="Most pages at once [as memory allows].", show_default=False
         ),
     ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(metavar="int8", help="As of docr convert.", show_default=False)
-    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="CPU threads [all].", show_default=False),
@@ -93,8 +90,6 @@ def bench(
     for name in peer or ():
         if name not in PEERS:
             raise UsageError(f"--peer is one of {', '.join(PEERS)}; not {name!r}")
-    if quantize not in (None, *get_args(Quantize)):
-        raise UsageError(f"--quantize is int8, not {quantize!r}")
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UsageError(f"{missing[0]}: no such file")
@@ -112,7 +107,6 @@ def bench(
         changed=given,
         device=device,
         batch_size=batch_size,
-        quantize=quantize,  # type: ignore[arg-type]  # checked above
         threads=threads,
     )
     runs = {"docr": ("docr", spec)}

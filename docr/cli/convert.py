@@ -136,10 +136,6 @@ def convert(
         str | None,
         _value(_MODEL, "DTYPE", "auto, bfloat16 (bf16), float16 (fp16) or float32 (fp32) [auto]."),
     ] = None,
-    quantize: Annotated[
-        str | None,
-        _value(_MODEL, "int8", "Compute with 8 bits on a CPU: faster, less exact [as --dtype]."),
-    ] = None,
     gpus: Annotated[
         int | None, _value(_MODEL, "N", "Devices to use [all there are].", min=1)
     ] = None,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docr.errors import UsageError
-from docr.settings import Dtype, Quantize
+from docr.settings import Dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,6 @@ class EngineConfig:
         model_name, revision: what the records say of the model; nothing is looked up by them.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: of weights, activations and KV cache.
-        quantize: of the decoder's products on a CPU: None, as `dtype` says.
         batch_size: most pages decoded at once; None: as memory allows.
         max_tokens: most tokens generated a page; None: what the context leaves.
         no_repeat_ngram, ngram_window: the n-gram rule over generated ids; 0 switches it off.
@@ -33,7 +32,6 @@ class EngineConfig:
     revision: str = ""
     device: str = "auto"
     dtype: Dtype = "auto"
-    quantize: Quantize | None = None
     batch_size: int | None = None
     max_tokens: int | None = None
     no_repeat_ngram: int = 30

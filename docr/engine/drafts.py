@@ -26,7 +26,7 @@ them that differs is the commonest case."""
 BREAK_EVEN = 0.5
 """Share of guessed tokens that must come true for guessing to save time.
 
-Measured, docs/measurements/engine.md: on a CPU a token more in a step costs about this share of
+Assumed, not measured yet: that a token more in a step costs about this share of
 what a step with one token costs.
 """
 

@@ -27,7 +27,7 @@ from docr.engine.model.packed import pack
 from docr.engine.sampling import NgramRule, Picks, pick
 from docr.engine.scheduler import BLOCK, HEADROOM
 from docr.engine.sequence import Sequence, View
-from docr.errors import DeviceError, OutOfMemory
+from docr.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 
@@ -260,8 +260,6 @@ def load_runner(model_dir: Path, detokenizer: Detokenizer, config: EngineConfig)
         torch.set_num_threads(config.threads)
     with device_errors(device):
         model = load_model(model_dir, device=device, dtype=dtype)
-        if config.quantize is not None and (device.type != "cpu" or dtype != torch.bfloat16):
-            raise DeviceError("--quantize is for bfloat16 on a CPU: leave it out here")
         if device.type == "cpu" and dtype == torch.bfloat16:
-            pack(model, int8=config.quantize == "int8")
+            pack(model)
     return Runner(model, detokenizer, config)

@@ -33,7 +33,6 @@ from scripts.train_mini.weights import State, load_checkpoint, load_leg, save_le
 SAVE_SECONDS = 120
 LOG_SECONDS = 30
 CHECK_SECONDS = 600
-CHECK_PAGES = 12
 WARM_UP_STEPS = 20
 FLOOR = 0.03
 """Share of the rate that is left at the end of an annealed leg."""
@@ -121,7 +120,7 @@ def train(arguments: argparse.Namespace) -> None:
     state = load_leg(trainee, arguments.legs) or State(arguments.stage)
     seed = arguments.seed + 1000 * accelerator.process_index + state.samples
     stream = batches(recipe, stage, seed=seed, workers=arguments.workers, begun=state.samples)
-    small = dataclasses.replace(stage, batch=CHECK_PAGES)
+    small = dataclasses.replace(stage, batch=arguments.check_pages)
     held_out = batches(recipe, small, seed=7, workers=0, held_out=True, begun=1 << 30)
     checks = [next(held_out)]
     trainee.code.to(accelerator.device)
@@ -223,6 +222,7 @@ def main() -> None:
         help="legs of other stages, or a checkpoint, to begin with",
     )
     parser.add_argument("--save-seconds", type=float, default=SAVE_SECONDS)
+    parser.add_argument("--check-pages", type=int, default=12, help="read for the error rate")
     parser.add_argument("--anneal", action="store_true", help="let the rate fall to nearly 0")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--workers", type=int, default=0, help="processes that make pages")

@@ -53,7 +53,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(recipe: Path, stage: str, legs: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-m", "scripts.train_mini.train", stage),
-        *("--minutes", "2", "--legs", str(legs), "--recipe", str(recipe), *more),
+        *("--minutes", "2", "--legs", str(legs), "--recipe", str(recipe), "--check-pages", "1"),
+        *more,
     ]
 
 

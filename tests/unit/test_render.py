@@ -131,7 +131,7 @@ def test_the_paper_is_the_commonest_colour() -> None:
 
 
 def _with(image: PageImage, pixels: np.ndarray) -> PageImage:
-    return PageImage(image.ref, pixels, 72, (1, 1), 0, None, False, "test")
+    return PageImage(image.ref, pixels, 72, (1, 1), 0, None, "", "test")
 
 
 def test_annotations_are_drawn() -> None:
