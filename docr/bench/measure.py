@@ -31,7 +31,6 @@ from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
 from docr.engine.model.decoder import MoE
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
-from docr.engine.model.packed import pack
 from docr.engine.runner import Runner
 from docr.engine.sampling import Picks
 from docr.engine.sequence import Sequence
@@ -224,8 +223,6 @@ def run(spec: BenchSpec) -> BenchResult:
         else:
             model = load_model(spec.model, device=device, dtype=dtype)
         dims = model.config
-        if device.type == "cpu" and dtype == torch.bfloat16:
-            pack(model)
         runner = BenchRunner(model, Detokenizer(spec.tokenizer), config)
         engines.append((BenchEngine(spec, config, runner), runner, dims))
         return engines[-1][0]

@@ -23,7 +23,6 @@ from docr.engine.device import (
 )
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
-from docr.engine.model.packed import pack
 from docr.engine.sampling import NgramRule, Picks, pick
 from docr.engine.scheduler import BLOCK, HEADROOM
 from docr.engine.sequence import Sequence, View
@@ -260,6 +259,4 @@ def load_runner(model_dir: Path, detokenizer: Detokenizer, config: EngineConfig)
         torch.set_num_threads(config.threads)
     with device_errors(device):
         model = load_model(model_dir, device=device, dtype=dtype)
-        if device.type == "cpu" and dtype == torch.bfloat16:
-            pack(model)
     return Runner(model, detokenizer, config)

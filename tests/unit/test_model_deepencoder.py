@@ -7,15 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from docr.engine.model import deepencoder
 from docr.engine.model.config import ModelConfig, SamConfig
-from docr.engine.model.deepencoder import (
-    SamAttention,
-    SamBlock,
-    attend,
-    relative_positions,
-    resize_grid,
-)
+from docr.engine.model.deepencoder import SamAttention, SamBlock, relative_positions, resize_grid
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.types import Grid
 from scripts.make_random_checkpoint import toy_config
@@ -113,16 +106,3 @@ def test_order_of_a_pages_vision_tokens(grid: Grid) -> None:
         expected += [tiles * m * m + y * n + x for x in range(n)] + [-1]
     expected.append(-2)
     assert model.image_sequence(whole, local, grid)[:, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("scores", [1, 40, 9 * 40, 1 << 20])
-def test_attention_in_pieces_is_attention(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of a head, whole heads, or all at once: the sizes of the pieces make no difference."""
-    monkeypatch.setattr(deepencoder, "SCORES", scores)
-    q, k = (torch.randn(2, 3, 9, 7) for _ in range(2))
-    v = torch.randn(2, 3, 9, 5)
-    expected = F.scaled_dot_product_attention(q, k, v, scale=1.0)
-    with torch.inference_mode():
-        torch.testing.assert_close(attend(q, k, v), expected, rtol=1e-5, atol=1e-6)
-    trained = attend(q.requires_grad_(), k, v)  # by the kernel that autograd knows
-    torch.testing.assert_close(trained, expected, rtol=1e-5, atol=1e-6)

@@ -49,31 +49,6 @@ def relative_positions(table: Tensor, side: int) -> Tensor:
     return table[place[:, None] - place[None, :] + side - 1]
 
 
-SCORES = 1 << 20
-"""Attention scores that a CPU works on at once: 2 MB in bf16, which its caches hold."""
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention [B,H,N,hd] of q over k [B,H,N,c] and v [B,H,N,hd]; q is scaled already."""
-    if not q.is_cpu or torch.is_grad_enabled():
-        # SDPA's fast kernels want v as wide as q and k.
-        wide = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
-        return F.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]]
-    # On a CPU two products with a softmax between them, a few heads or rows of one head at a
-    # time, are several times as fast as SDPA: docs/measurements/engine.md.
-    B, H, N, hd = v.shape
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    heads, rows = max(1, SCORES // (N * N)), max(1, SCORES // N)
-    out = torch.empty_like(v)
-    for head in range(0, B * H, heads):
-        some = slice(head, head + heads)
-        keys, values = k[some].transpose(1, 2), v[some]
-        for row in range(0, N, rows):
-            scores = q[some, row : row + rows] @ keys
-            out[some, row : row + rows] = scores.softmax(-1) @ values
-    return out.view(B, H, N, hd)
-
-
 class SamAttention(nn.Module):
     """Multi-head attention over a square grid, with decomposed relative positions."""
 
@@ -90,7 +65,10 @@ class SamAttention(nn.Module):
         B, g, _, C = x.shape
         qkv = self.qkv(x).view(B, g * g, 3, self.heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,N,3,H,hd -> 3 of B,H,N,hd
-        mixed = attend(*self.with_positions(q, k, g), v)
+        q, k = self.with_positions(q, k, g)
+        # SDPA's fast kernels want v as wide as q and k.
+        v = F.pad(v, (0, 2 * g))
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self.head_dim]
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, g, g, C))
         return out
 
