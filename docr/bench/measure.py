@@ -1,6 +1,5 @@
 """docr itself, measured: files to records through the pipeline that `docr convert` uses."""
 
-import functools
 import hashlib
 import itertools
 import os
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from docr.bench.roofline import measure_rates, page_flop, step_bytes
+from docr.bench.roofline import Rates, measure_rates, page_flop, step_bytes
 from docr.bench.spec import BenchResult, BenchSpec
 from docr.engine.config import EngineConfig
 from docr.engine.detokenize import Detokenizer
@@ -198,14 +197,18 @@ class BenchEngine(ModelEngine):
         return hashlib.sha256("\n".join(sorted(self._digests)).encode()).hexdigest()[:16]
 
 
-def run(spec: BenchSpec) -> BenchResult:
-    """Measure docr."""
+def prepare(spec: BenchSpec) -> tuple[torch.device, torch.dtype, Rates]:
+    """Set this process up as a measurement wants it."""
     device = resolve_device(spec.device)
-    dtype = resolve_dtype(spec.dtype, device)
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
-    rates = measure_rates(device)
+    return device, resolve_dtype(spec.dtype, device), measure_rates(device)
+
+
+def run(spec: BenchSpec) -> BenchResult:
+    """Measure docr."""
+    device, dtype, rates = prepare(spec)
     settings = Settings(
         mode=spec.mode,
         task="markdown",
@@ -294,16 +297,11 @@ def run(spec: BenchSpec) -> BenchResult:
     )
 
 
-@functools.cache
-def _counted(config: ModelConfig, views: tuple[tuple[int, int], ...], prompt: int) -> int:
-    return page_flop(config, list(views), prompt)
-
-
 def _page_flop(config: ModelConfig, inputs: PageInputs) -> int:
     views = [(inputs.views.global_view.shape[-1], 1)]
     if len(inputs.views.tiles):
         views.append((inputs.views.tiles.shape[-1], len(inputs.views.tiles)))
-    return _counted(config, tuple(views), len(inputs.input_ids))
+    return page_flop(config, tuple(views), len(inputs.input_ids))
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -4,6 +4,7 @@ transformers has no class for DeepSeek-OCR. Its UnlimitedOcr is the same network
 layer has full attention, and it reads the official checkpoint layout.
 """
 
+import dataclasses
 import itertools
 import json
 import statistics
@@ -14,10 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from docr.bench.measure import peak_bytes
-from docr.bench.roofline import measure_rates
+from docr.bench.measure import peak_bytes, prepare
 from docr.bench.spec import BenchResult, BenchSpec
-from docr.engine.device import resolve_device, resolve_dtype
 from docr.errors import UsageError
 from docr.modes.mode import MODES
 from docr.modes.prompt import IMAGE, Prompter, prompt_text
@@ -35,12 +34,7 @@ def run(spec: BenchSpec) -> BenchResult:
 
     if spec.model is None:
         raise UsageError("transformers reads its weights from a checkpoint: --model DIR")
-    device = resolve_device(spec.device)
-    dtype = resolve_dtype(spec.dtype, device)
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
-    rates = measure_rates(device)
+    device, dtype, rates = prepare(spec)
     start = time.monotonic()
     config = json.loads((spec.model / "config.json").read_text(encoding="utf-8"))
     prompter = Prompter(spec.tokenizer)
@@ -100,7 +94,7 @@ def run(spec: BenchSpec) -> BenchResult:
         prompt_tokens=statistics.fmean(prompts),
         peak_bytes=peak_bytes(device),
         steps=steps,
-        rates={"read": rates.read, "matrix": rates.matrix},
+        rates=dataclasses.asdict(rates),
         bound_seconds={},
     )
 

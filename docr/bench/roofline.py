@@ -1,6 +1,8 @@
 """What a machine allows: its rates, measured now, and what a run needs of them."""
 
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +32,7 @@ def measure_rates(device: torch.device) -> Rates:
     return Rates(read, 2 * _MATRIX**3 / _best_seconds(lambda: a @ b, device))
 
 
-def _best_seconds(work: object, device: torch.device) -> float:
-    assert callable(work)
+def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
     best, end = float("inf"), time.perf_counter() + _MEASURE_SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
@@ -42,9 +43,10 @@ def _best_seconds(work: object, device: torch.device) -> float:
     return best
 
 
+@functools.cache
 @torch.inference_mode()
-def page_flop(config: ModelConfig, views: list[tuple[int, int]], prompt: int) -> int:
-    """FLOP of a page's vision and prefill, counted on the network itself without weights.
+def page_flop(config: ModelConfig, views: tuple[tuple[int, int], ...], prompt: int) -> int:
+    """FLOP of a page: vision counted on the network itself, without weights, and prefill.
 
     Args:
         config: of the network.
@@ -53,7 +55,6 @@ def page_flop(config: ModelConfig, views: list[tuple[int, int]], prompt: int) ->
     """
     with torch.device("meta"):
         model = DeepseekOCR(config).to(torch.bfloat16)
-        # Experts are counted as the dense MLP of the tokens' own choice: the route needs values.
         with FlopCounterMode(display=False) as counter:
             for side, count in views:
                 model.encode_views(torch.empty(count, 3, side, side, dtype=torch.uint8))

@@ -83,6 +83,7 @@ def bench(
     1, so that random weights do not run in circles and touch as many experts as text would.
     """
     from docr.bench.spec import BenchSpec
+    from docr.models.catalogue import DEFAULT_MODEL
     from docr.models.files import resolve
 
     if mode not in get_args(ModeName):
@@ -94,7 +95,7 @@ def bench(
     if missing:
         raise UsageError(f"{missing[0]}: no such file")
     if tokenizer is None:
-        folder = model or resolve("mini", None).directory
+        folder = model or resolve(DEFAULT_MODEL, None).directory
         tokenizer = folder / "tokenizer.json"
     spec = BenchSpec(
         files=tuple(path.resolve() for path in paths),

@@ -173,7 +173,8 @@ class Runner:
             for row, page in zip(ids, pages, strict=True):
                 row[: 1 + len(page.draft)] = page.token_ids[-1], *page.draft
                 row[1 + len(page.draft) :] = row[len(page.draft)]  # see Decoding
-                texts += [[*page.token_ids, *page.draft[:n]] for n in range(1 + len(page.draft))]
+                texts.append(page.token_ids)  # not a copy: most pages have no draft
+                texts += [[*page.token_ids, *page.draft[: n + 1]] for n in range(len(page.draft))]
             x = self._model.embed(torch.from_numpy(ids).to(self.device))
             hidden = self._model(x, cache.positions, cache)
             asked = np.arange(ids.shape[1]) < np.array(counts)[:, None]

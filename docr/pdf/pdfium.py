@@ -78,7 +78,7 @@ class PdfiumDocument:
             page_pt=page_pt,
             rotation=page.get_rotation() % 360,
             px_to_pt=_px_to_pt(page, pixels.shape[1], pixels.shape[0]),
-            text=text[:MAX_TEXT],
+            text=text.strip()[:MAX_TEXT],
             rendered_by=self.rendered_by,
         )
 

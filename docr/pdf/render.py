@@ -169,7 +169,7 @@ def _text_layer(page: pymupdf.Page) -> str:
         text: str = page.get_text("text", flags=_TEXT_FLAGS)
     except pymupdf.mupdf.FzErrorBase:
         return ""  # the pixels are there; the message is among the warnings
-    return text[:MAX_TEXT]
+    return text.strip()[:MAX_TEXT]
 
 
 def _px_to_pt(pdf_page: pymupdf.mupdf.PdfPage, scale: float) -> Affine | None:

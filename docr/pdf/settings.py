@@ -9,7 +9,7 @@ POINTS_PER_INCH = 72.0
 OFFICIAL_DPI = 144.0  # as the model's authors render PDFs; Source: pdf_to_images_high_quality
 MAX_SIDE_PX = 20_000
 MAX_SIDE_PT = 1e6  # 350 m; larger rectangles are damage, and a page's content would not be seen
-MAX_TEXT = 100_000  # characters of a page's text layer; a dense page has 5,000
+MAX_TEXT = 20_000  # characters of a page's text layer; a dense page has 5,000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
