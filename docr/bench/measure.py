@@ -131,7 +131,7 @@ class BenchRunner(Runner):
         ]
         self.steps += 1
         self.context_sum += sum(page.length for page in pages)
-        self._looking = self.steps % self.LOOK_EVERY == 0
+        self._looking = self.steps % self.LOOK_EVERY == 1
         try:
             return super().decode(pages)
         finally:
