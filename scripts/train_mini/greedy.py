@@ -9,6 +9,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
+from docr.engine.model.decoder import attend
 from scripts.train_mini.stream import Batch
 from scripts.train_mini.tokenizer import EOS_ID, build_tokenizer
 from scripts.train_mini.trainee import Trainee
@@ -20,15 +21,16 @@ class GrowingCache:
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See docr.engine.model.decoder.KVCache."""
         if layer not in self.layers:
             self.layers[layer] = (k, v)
-            return k, v, None
+            return attend(q, k, v, None)
         earlier_k, earlier_v = self.layers[layer]
         k, v = torch.cat((earlier_k, k), dim=2), torch.cat((earlier_v, v), dim=2)
         self.layers[layer] = (k, v)
-        return k, v, torch.ones(k.shape[0], 1, 1, k.shape[2], dtype=torch.bool, device=k.device)
+        mask = torch.ones(k.shape[0], 1, 1, k.shape[2], dtype=torch.bool, device=k.device)
+        return attend(q, k, v, mask)
 
 
 @torch.inference_mode()

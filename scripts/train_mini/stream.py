@@ -19,7 +19,7 @@ from docr.modes.prompt import prompt_text
 from docr.settings import Task
 from docr.types import U8
 from scripts.train_mini.fonts import load_faces
-from scripts.train_mini.labels import ViewLabels, label_view, script_places
+from scripts.train_mini.labels import ViewLabels, count_lines, label_view, script_places
 from scripts.train_mini.layout import Script, script_text
 from scripts.train_mini.pages import PageMaker, PagePlan, stretched_plan
 from scripts.train_mini.paint import paint, random_look
@@ -42,20 +42,24 @@ class Batch:
         pixels: u8 [B,3,S,S]; empty for the decoder's own stage.
         patches: i64 [B,4n,4m], classes.
         slots: i64 [B,n,m,G], classes.
+        counts: i64 [B,n,m,bands,2], numbers of lines and characters in each band, -1: empty.
         prompt: i64 [P], the ids after the image, the same for all.
         text: i64 [B,T], with the end of sequence, padded.
         targets: i64 [B,T], the same with IGNORE for padding.
         place: i64 [B,T,2], vision token and slot of each text token, -1: none.
+        written: i64 [B,T,2], numbers of its line and of itself in that; IGNORE for end and padding.
         characters: in all the texts.
     """
 
     pixels: Tensor
     patches: Tensor
     slots: Tensor
+    counts: Tensor
     prompt: Tensor
     text: Tensor
     targets: Tensor
     place: Tensor
+    written: Tensor
     characters: int
 
     def to(self, device: torch.device) -> "Batch":
@@ -136,21 +140,25 @@ class Pages(IterableDataset[Batch]):
         text = np.full((len(ids), longest), PAD_ID, np.int64)
         place = np.full((len(ids), longest, 2), -1, np.int64)
         targets = np.full((len(ids), longest), IGNORE, np.int64)
+        written = np.full((len(ids), longest, 2), IGNORE, np.int64)
         for row, ((tokens, owners), (script, labels, _)) in enumerate(
             zip(ids, samples, strict=True)
         ):
             text[row, : len(tokens)] = targets[row, : len(tokens)] = tokens
             places = script_places(script, labels)
             place[row, : len(owners)] = places[owners]
+            written[row, : len(owners)] = count_lines(script)[owners]
         pixels = [pixels for _, _, pixels in samples if pixels is not None]
         return Batch(
             pixels=torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0),
             patches=_stack([labels.patches for _, labels, _ in samples]),
             slots=_stack([labels.slots for _, labels, _ in samples]),
+            counts=_stack([labels.counts for _, labels, _ in samples]),
             prompt=torch.tensor(prompt),
             text=torch.from_numpy(text),
             targets=torch.from_numpy(targets),
             place=torch.from_numpy(place),
+            written=torch.from_numpy(written),
             characters=sum(len(script) for script, _, _ in samples),
         )
 
@@ -181,7 +189,9 @@ class Pages(IterableDataset[Batch]):
             if script:
                 break
         look = random_look(rng, turned=data.turned)
-        labels = label_view(page, plan.scale, rows, columns, self.recipe.slots, turn=look.turn)
+        labels = label_view(
+            page, script, plan.scale, rows, columns, self.recipe.slots, turn=look.turn
+        )
         if self.stage.grids:
             return script, labels, None
         long_side_px = rng.uniform(1.0, 1.5) * data.view_px

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from docr.engine.model.decoder import MoE, rotate
 from docr.engine.model.deepseek_ocr import DeepseekOCR
-from scripts.train_mini.labels import NUM_CLASSES, IdealCode
+from scripts.train_mini.labels import NUM_CLASSES, NUM_COLUMNS, NUM_LINES, IdealCode
 from scripts.train_mini.recipe import Recipe, StageRecipe
 from scripts.train_mini.stream import IGNORE, Batch
 from scripts.train_mini.tokenizer import BOS_ID
@@ -26,12 +26,19 @@ finds it by what was read; the next one can also see where the last characters w
 BALANCE = 0.02
 POINT = 0.5
 PLACE = 0.3
+COUNT = 0.2
 SLIPS = 0.15
 """Share of the characters read so far, at most, that are shown wrong in training. Without, the next
 place is found by what was read alone, and one wrong character loses the line for good."""
 
+JITTER = 0.6
+"""Standard deviation of the numbers of lines and characters in spoilt ideal tokens."""
+
 BLANK_PATCH, BLANK_SLOT = 0.1, 0.3
 """Weights of the class "nothing there" among the labels: most patches are blank."""
+
+
+NUM_COUNTS = NUM_LINES + NUM_COLUMNS
 
 
 class Trainee(nn.Module):
@@ -41,7 +48,9 @@ class Trainee(nn.Module):
         model: what is exported.
         patch_head: characters of patches, from SAM's neck.
         slot_head: characters of a vision token, from what the projector sees.
+        count_head: numbers of lines and characters of a vision token, from the same.
         place_heads: the slot of the next character, from each pointing layer.
+        written_head: the next character's numbers, before the first pointing layer.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -50,6 +59,8 @@ class Trainee(nn.Module):
         self.model = DeepseekOCR(config)
         self.patch_head = nn.Linear(config.sam.neck_channels, NUM_CLASSES)
         self.slot_head = nn.Linear(2 * config.clip.width, recipe.slots.count * NUM_CLASSES)
+        self.count_head = nn.Linear(2 * config.clip.width, recipe.slots.bands * NUM_COUNTS)
+        self.written_head = nn.Linear(config.hidden_size, NUM_COUNTS)
         self.place_heads = nn.ModuleList(
             nn.Linear(config.hidden_size, recipe.slots.count) for _ in POINTING_LAYERS
         )
@@ -100,7 +111,7 @@ class Trainee(nn.Module):
         self._routes.clear()
         out: dict[str, Tensor] = {}
         if stage == "decoder":
-            tokens = self.spoil(self.ideal(batch), settings)
+            tokens = self.spoil(batch, settings)
         else:
             with torch.set_grad_enabled(self.training and not settings.apart):
                 tokens = self.see(batch, out)
@@ -113,6 +124,8 @@ class Trainee(nn.Module):
             "text": 1.0,
             "point": POINT,
             "place": PLACE,
+            "count": COUNT,
+            "written": COUNT,
             "balance": BALANCE,
         }
         losses = [weights[name] * value for name, value in out.items() if name in weights]
@@ -121,10 +134,15 @@ class Trainee(nn.Module):
 
     def ideal(self, batch: Batch) -> Tensor:
         """Ideal tokens [B,n,m,D]."""
-        return self.code.encode(batch.slots)
+        return self.code.encode(batch.slots, batch.counts)
 
-    def spoil(self, tokens: Tensor, settings: StageRecipe) -> Tensor:
-        """Ideal tokens as an encoder would make them: noisy, some of them lost."""
+    def spoil(self, batch: Batch, settings: StageRecipe) -> Tensor:
+        """Ideal tokens as an encoder would make them: noisy, miscounted, some of them lost."""
+        counts = batch.counts
+        missed = (JITTER * torch.randn(counts.shape, device=counts.device)).round().long()
+        last = torch.tensor((NUM_LINES - 1, NUM_COLUMNS - 1), device=counts.device)
+        counted = (counts + missed).clamp(min=0).minimum(last)
+        tokens = self.code.encode(batch.slots, torch.where(counts < 0, counts, counted))
         noisy = tokens + settings.noise * torch.randn_like(tokens)
         kept = torch.rand(tokens.shape[:-1], device=tokens.device) >= settings.drop
         return noisy * kept[..., None]
@@ -137,6 +155,8 @@ class Trainee(nn.Module):
         score(out, "patch", patches, batch.patches, BLANK_PATCH)
         slots = self.slot_head(self._seen["features"][0]).view(B, n, m, -1, NUM_CLASSES).float()
         score(out, "slot", slots, batch.slots, BLANK_SLOT)
+        counts = self.count_head(self._seen["features"][0]).view(B, n, m, -1, NUM_COUNTS)
+        score_counts(out, "count", counts, batch.counts)
         ideal = self.ideal(batch)
         out["ideal"] = (tokens.float() - ideal).square().mean() / ideal.square().mean()
         return tokens
@@ -153,6 +173,8 @@ class Trainee(nn.Module):
         )
         asked = batch.targets != IGNORE
         out["acc"] = (logits.argmax(-1) == batch.targets)[asked].float().mean()
+        counted = self.written_head(self._seen[f"pointing{POINTING_LAYERS[0]}"][0][:, -T:])
+        score_counts(out, "written", counted, batch.written)
         cell, slot = batch.place.unbind(-1)
         known = cell >= 0
         m = tokens.shape[2]
@@ -212,6 +234,22 @@ def score(out: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor, bla
     out[name] = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weight)
     filled = labels != 0
     out[f"{name}_acc"] = (logits.argmax(-1) == labels)[filled].float().mean()
+
+
+def score_counts(out: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor) -> None:
+    """Add the loss of numbers of lines and characters, and the hit rates.
+
+    Args:
+        logits: [...,NUM_COUNTS], of lines, then of characters.
+        labels: i64 [...,2], below 0 where there is nothing to count.
+    """
+    known = labels[..., 0] >= 0
+    logits, labels = logits.float()[known], labels[known]
+    parts = zip(("line", "start"), logits.split((NUM_LINES, NUM_COLUMNS), -1), strict=True)
+    out[name] = logits.new_zeros(())
+    for index, (part, scores) in enumerate(parts):
+        out[name] = out[name] + F.cross_entropy(scores, labels[:, index])
+        out[f"{name}_{part}_acc"] = (scores.argmax(-1) == labels[:, index]).float().mean()
 
 
 def imbalance(scores: Tensor, chosen: Tensor) -> Tensor:

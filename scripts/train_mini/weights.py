@@ -91,5 +91,5 @@ def load_checkpoint(trainee: Trainee, folder: Path) -> bool:
 
 def _belongs(name: str, stage: str) -> bool:
     """Whether a stage trains a tensor."""
-    sees = name.startswith(("model.encoder.", "patch_head", "slot_head"))
+    sees = name.startswith(("model.encoder.", "patch_head", "slot_head", "count_head"))
     return stage in ("joined", "whole") or sees == (stage == "encoder")

@@ -19,13 +19,13 @@ from scripts.train_mini.weights import PART_BYTES, load_leg
 from tests.e2e.cli import docr
 
 SMALLER = (
-    ("hidden_size = 256", "hidden_size = 64"),
+    ("hidden_size = 256", "hidden_size = 96"),
     ("width = 192", "width = 48"),
     ("width = 640", "width = 64"),
     ("heads = 10", "heads = 2"),
     ("[256, 640]", "[64, 64]"),
     ("out_chans = 64", "out_chans = 16"),
-    ("depth = 6", "depth = 4"),
+    ("depth = 5", "depth = 4"),
     ("batch = 16", "batch = 2"),
     ("batch = 10", "batch = 2"),
     ("batch = 8", "batch = 2"),

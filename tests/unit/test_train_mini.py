@@ -15,7 +15,14 @@ from docr.modes.mode import MODES
 from docr.modes.prepare import prepare_views
 from scripts.train_mini.attention import attend
 from scripts.train_mini.fonts import ALPHABET, Face, is_held_out, load_faces
-from scripts.train_mini.labels import CLASSES, IdealCode, Slots, label_view, script_places
+from scripts.train_mini.labels import (
+    CLASSES,
+    IdealCode,
+    Slots,
+    count_lines,
+    label_view,
+    script_places,
+)
 from scripts.train_mini.layout import NO_GLYPH, Page, Word, script_text
 from scripts.train_mini.pages import PageMaker, PagePlan, stretched_plan
 from scripts.train_mini.paint import Look, paint, write_pdf
@@ -26,7 +33,7 @@ from scripts.train_mini.tokenizer import EOS_ID, build_tokenizer
 from scripts.train_mini.trainee import SLIPS, slip
 
 ALL_BLOCKS = dict.fromkeys(("paragraph", "list", "table", "code", "formula", "figure"), 1.0)
-SLOTS = Slots(bands=2, depth=6)
+SLOTS = Slots(bands=2, depth=5)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +75,7 @@ def test_paint_puts_ink_where_the_glyphs_are(face: Face) -> None:
     page.put(Word("HH", 40, 60, face, 40))
     for turn in (0.0, 3.0):
         pixels = paint(page, 1.0, Look(turn=turn), 0)
-        labels = label_view(page, (512 / 200, 512 / 100), 8, 8, SLOTS, turn=turn)
+        labels = label_view(page, [], (512 / 200, 512 / 100), 8, 8, SLOTS, turn=turn)
         view = prepare_views(pixels, MODES["tiny"]).global_view
         ink = 255 - view.min(axis=0).reshape(32, 16, 32, 16).min(axis=(1, 3))
         assert (labels.patches[ink > 128] != 0).mean() > 0.8
@@ -78,7 +85,7 @@ def test_paint_puts_ink_where_the_glyphs_are(face: Face) -> None:
 def test_labels_hold_every_character_in_reading_order(face: Face) -> None:
     page = Page(512, 64)
     script = page.put(Word("Reading", 10, 40, face, 30))
-    labels = label_view(page, (1.0, 1.0), 1, 8, SLOTS)
+    labels = label_view(page, script, (1.0, 1.0), 1, 8, SLOTS)
     read = "".join(CLASSES[kind] for kind in labels.slots.flatten() if kind)
     assert read == "Reading"
     places = script_places(script, labels)
@@ -89,14 +96,36 @@ def test_labels_hold_every_character_in_reading_order(face: Face) -> None:
 def test_tokens_without_room_are_not_claimed(face: Face) -> None:
     page = Page(64, 64)
     page.put(Word("iiiiiiiiiiii", 0, 40, face, 14))
-    labels = label_view(page, (1.0, 1.0), 1, 1, SLOTS)
+    labels = label_view(page, [], (1.0, 1.0), 1, 1, SLOTS)
     assert (labels.place[:, 1] >= 0).sum() == SLOTS.depth
+
+
+def test_lines_are_counted_as_they_are_written(face: Face) -> None:
+    page = Page(512, 192)
+    script = [("#", NO_GLYPH), (" ", NO_GLYPH)]
+    for baseline, text in ((30, "one"), (100, "two"), (140, "three")):
+        if page.words:
+            script += [("\n", NO_GLYPH)] * (2 if baseline == 100 else 1)
+        script += page.put(Word(text, 10, baseline, face, 30))
+    written = count_lines(script)
+    assert [line for line, _ in written] == [0] * 7 + [1] * 4 + [2] * 5
+    assert [start for _, start in written] == [*range(7), *range(4), *range(5)]
+    labels = label_view(page, script, (1.0, 1.0), 3, 8, SLOTS)
+    # The first band of each line begins with the line's first glyph: two marks precede "one".
+    first = labels.counts[:, 0].reshape(-1, 2)
+    assert [tuple(pair) for pair in first if pair[0] >= 0] == [(0, 2), (1, 0), (2, 0)]
+    assert (labels.counts[:, 4:] == -1).all()
 
 
 def test_ideal_code_can_be_read_back() -> None:
     code = IdealCode(256, SLOTS)
     slots = torch.randint(0, len(CLASSES), (2, 3, 4, SLOTS.count))
-    tokens = code.encode(slots)
+    counts = torch.randint(-1, 20, (2, 3, 4, SLOTS.bands, 2))
+    tokens = code.encode(slots, counts)
+    for band in range(SLOTS.bands):
+        lines = code.lines[band]
+        nearest = torch.cdist(tokens @ lines.T, lines @ lines.T).argmin(-1)
+        assert torch.equal(nearest % len(lines), counts[..., band, 0] % len(lines))
     # What is left of a token without its place projects onto each slot's own axes.
     tokens = tokens - code.rows[:3, None] - code.columns[None, :4]
     table = code.glyphs.view(SLOTS.count, len(CLASSES), -1)
