@@ -5,22 +5,26 @@
 #   make check       formatting, lint, types and unit tests, under a minute once installed
 #   make lint        the same without the tests
 #   make test-slow   the tests that take minutes
+#   make faults      kills, broken files and failing disks by the thousand; about an hour
 #   make bench       time 40 pages with the toy model; the summary is JSON on stdout
 #   make clean       remove what these made
 #
 # Another interpreter: make test PYTHON=python3.12
+# Other numbers:       make faults KILLS=200 MUTANTS=2000
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TOY := .demo/toy-model
+KILLS ?= 1000
+MUTANTS ?= 10000
 
 # One thread a process: small matrices gain nothing from more. Four processes on two cores: many
 # tests wait for disks and for other processes.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help demo test test-slow lint check bench clean
+.PHONY: help demo test test-slow faults lint check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -62,10 +66,16 @@ demo: $(VENV)/.installed
 	@echo 'The Markdown is in: demo-out/'
 
 test: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/python -m pytest -n 4 --dist worksteal -m 'not slow and not checkpoint'
+	$(TEST_ENV) $(BIN)/python -m pytest -n 4 --dist worksteal -m 'not slow and not faults and not checkpoint'
 
 test-slow: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m 'slow and not checkpoint'
+
+# Two processes: on more, what is timed is waiting for each other. -rP prints the counts.
+faults: $(VENV)/.installed-dev
+	$(TEST_ENV) FAULTS_KILLS=$(KILLS) FAULTS_MUTANTS=$(MUTANTS) \
+	    $(BIN)/python -m pytest -n 2 --dist worksteal -rP \
+	    -m 'faults and not checkpoint'
 
 lint: $(VENV)/.installed-dev
 	scripts/check --static $(BIN)/python

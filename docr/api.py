@@ -12,13 +12,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from docr.distributed.accelerate import Ranks, rank_count
-from docr.errors import UsageError
+from docr.errors import OutputError, UsageError
 from docr.events import Event, ModelReady, Notice, Observer, PageFinished, RunStarted, Tally
 from docr.job import Job, Stop
 from docr.modes.tiles import grid_of
@@ -144,13 +144,13 @@ def iter_pages(paths: Iterable[str | Path], **settings: Any) -> Iterator[PageRec
 
 def run(request: JobRequest, *, observer: Observer, stop: Stop) -> Tally:
     """Run a request to its end, or until `stop` is requested; see `convert`."""
-    events = _events(request, stop)
-    while True:
-        try:
-            observer(next(events))
-        except StopIteration as end:
-            tally: Tally = end.value
-            return tally
+    with closing(_events(request, stop)) as events:
+        while True:
+            try:
+                observer(next(events))
+            except StopIteration as end:
+                tally: Tally = end.value
+                return tally
 
 
 def plan(request: JobRequest) -> Iterator[PlannedDocument]:
@@ -239,7 +239,7 @@ def _events(request: JobRequest, stop: Stop) -> Generator[Event, None, Tally]:
             render_workers=settings.render_workers or _render_workers(ranks),
         )
         workforce: Workforce = (
-            Pipeline(config) if ranks == 1 else Ranks(config, count=ranks, environ=os.environ)
+            Ranks(config, count=ranks, environ=os.environ) if ranks else Pipeline(config)
         )
         stack.callback(workforce.close)
         writer = PageWriter(settings, model, out=None, run_id=run_id)
@@ -252,12 +252,14 @@ def _events(request: JobRequest, stop: Stop) -> Generator[Event, None, Tally]:
         )
         stack.callback(survey.close)
         job = Job(survey, workforce, settings, store=store, run_id=run_id, stop=stop)
-        for event in job.run():
-            if store is not None:
-                store.event(_log_line(event))
-            yield event
-            if isinstance(event, ModelReady) and reader.caution is not None:
-                yield Notice(reader.caution)
+        # Closed here, not when it is forgotten: what goes wrong as a job ends must be heard.
+        with closing(job.run()) as events:
+            for event in events:
+                if store is not None:
+                    store.event(_log_line(event))
+                yield event
+                if isinstance(event, ModelReady) and reader.caution is not None:
+                    yield Notice(reader.caution)
         if skipped := _skipped(discovery.skipped):
             yield Notice(skipped)
         return job.tally
@@ -275,7 +277,13 @@ def _discover(request: JobRequest, stack: ExitStack) -> Discovery:
     inputs = list(request.inputs)
     names = None
     if "-" in inputs or request.files_from is not None:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docr-")))
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docr-")))
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(
+                f"no place to keep standard input in: {reason}; try TMPDIR"
+            ) from error
         if "-" in inputs:
             if request.files_from == Path("-"):
                 raise UsageError("standard input is either a PDF or a list of files, not both")
@@ -292,12 +300,13 @@ def _discover(request: JobRequest, stack: ExitStack) -> Discovery:
         exclude=settings.exclude,
         files_from=names,
         exclude_dir=request.out,
+        follow_links=settings.follow_links,
     )
 
 
 def _render_workers(ranks: int) -> int:
     """Rendering processes of each rank: the cores but one, shared out."""
-    return max(1, min(_RENDER_WORKERS, ((os.cpu_count() or 2) - 1) // ranks))
+    return max(1, min(_RENDER_WORKERS, ((os.cpu_count() or 2) - 1) // max(1, ranks)))
 
 
 def _skipped(counts: Counter[str]) -> str:

@@ -11,6 +11,7 @@
     │   └── DeviceError       the device is missing, or failed
     │       └── OutOfMemory   … for want of memory; less work at once may succeed
     └── IncompatibleError 8  a configuration, or an output folder of other settings
+        └── SandboxMissing   --require-sandbox, where the system has none
 
 A message says what, where, and what to do about it, in one line.
 """
@@ -114,3 +115,7 @@ class IncompatibleError(DocrError):
     """A configuration that is wrong, or an output folder made with other settings."""
 
     exit_code = 8
+
+
+class SandboxMissing(IncompatibleError):
+    """A sandbox is required, and this system cannot lock up the processes that render."""

@@ -10,10 +10,10 @@ come back. Retry, resume and several devices are the same thing: pages without a
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
-from docr.errors import NoInput
+from docr.errors import NoInput, OutputError
 from docr.events import (
     DocumentFailed,
     DocumentFinished,
@@ -89,7 +89,7 @@ class Job:
         self._chunks: deque[Chunk] = deque()
         self.tally = Tally()
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Generator[Event, None, None]:
         """Do the work; at the end every page has a record, or `tally.open` counts those without.
 
         Raises:
@@ -97,7 +97,7 @@ class Job:
             ModelError, OutputError: the run cannot go on; what is finished stays.
         """
         begin = time.monotonic()
-        counted = False
+        counted, writable = False, True
         try:
             while not self._ended():
                 if not counted and (total := self._survey.total) is not None:
@@ -109,8 +109,11 @@ class Job:
                         yield from self._account(message)
                 elif not self._chunks and self._survey.exhausted:
                     break
+        except OutputError:
+            writable = False
+            raise
         finally:
-            self._leave()
+            self._leave(sum_up=writable)
             self.tally.seconds = time.monotonic() - begin
         if self.tally.documents == 0 and not self._stop.requested:
             raise NoInput("no document found: no PDF and no page image under the given paths")
@@ -149,7 +152,14 @@ class Job:
             indexes = document.todo[start : start + CHUNK_PAGES]
             attempts = {i: document.attempts[i] for i in indexes if i in document.attempts}
             self._chunks.append(
-                Chunk(document.file, document.source, document.folder, indexes, attempts)
+                Chunk(
+                    document.file,
+                    document.source,
+                    document.folder,
+                    indexes,
+                    attempts,
+                    rescued=document.rescued,
+                )
             )
         if not document.todo:
             yield from self._finish(opened)
@@ -214,17 +224,23 @@ class Job:
             page_count=document.page_count,
             pages=list(opened.entries.values()),
             rendered_by=document.rendered_by,
+            warnings=document.warnings,
             fingerprint=document.fingerprint,
             run=RunInfo(id=self._run_id),
         )
         self._store.write_document(document.folder, record)
 
-    def _leave(self) -> None:
-        """End the work; documents that are not done are recorded as far as they are."""
+    def _leave(self, *, sum_up: bool) -> None:
+        """End the work; documents that are not done are recorded as far as they are.
+
+        Args:
+            sum_up: False where the output cannot be written. The pages' records are all that the
+                next run needs, and a second error would hide the first.
+        """
         self._workforce.close()
         self._survey.close()
         self.tally.open = sum(opened.waiting for opened in self._open.values())
-        if self._store is not None:
+        if self._store is not None and sum_up:
             for opened in self._open.values():
                 if opened.entries:
                     self._write_document(opened)

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from docr.engine.config import EngineConfig
-from docr.engine.engine import Engine, EngineFactory, create_engine, load_factory
+from docr.engine.engine import Engine
+from docr.engine.factory import EngineFactory, create_engine, load_factory
 from docr.errors import DocrError
 from docr.events import ModelReady, Notice
 from docr.modes.mode import MODES, Mode
@@ -160,7 +161,7 @@ class Pipeline:
             ref = PageRef(chunk.file.path, index)
             assert ref not in self._open, ref
             self._open[ref] = _Open(chunk)
-        self._cage.submit(RenderTask(chunk.file, chunk.indexes))
+        self._cage.submit(RenderTask(chunk.file, chunk.indexes, rescued=chunk.rescued))
 
     def poll(self, timeout: float) -> list[Message]:
         """Move pages along; see `Workforce.poll`."""
@@ -266,17 +267,33 @@ def render_settings(settings: Settings) -> RenderSettings:
     return RenderSettings(
         dpi=settings.dpi,
         min_edge_px=mode.base_px,
-        max_pixels=max(4 * mode.base_px**2, tiles_px, _MIN_PIXEL_BUDGET),
+        max_pixels=settings.max_pixels or max(4 * mode.base_px**2, tiles_px, _MIN_PIXEL_BUDGET),
+        max_image_pixels=settings.max_image_pixels,
+        max_aspect=settings.max_aspect,
+        max_pages=settings.max_pages_per_file,
         page_timeout=settings.page_timeout,
         password=settings.password,
+        memory_limit=int(settings.page_memory * 1e9),
+        require_sandbox=settings.require_sandbox,
     )
 
 
 def open_cage(settings: Settings, *, workers: int) -> Cage:
-    """The cage in which pages are rendered and cut into views, in children without torch."""
-    return Cage(
+    """The cage in which pages are rendered and cut into views, in children without torch.
+
+    Raises:
+        SandboxMissing: a sandbox is required, and cannot be had.
+    """
+    cage = Cage(
         render_settings(settings),
         transform="docr.modes.prepare:prepare_views",
         transform_arg=mode_of(settings),
         workers=workers,
     )
+    if settings.require_sandbox:
+        try:
+            cage.check_sandbox()
+        except BaseException:
+            cage.close()
+            raise
+    return cage

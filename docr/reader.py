@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from docr.engine.config import EngineConfig
-from docr.engine.engine import load_factory, resolved_dtype
+from docr.engine.factory import load_factory, resolved_dtype
 from docr.errors import ModelError
 from docr.models.catalogue import FULL_MODEL
 from docr.models.choice import chosen_model

@@ -35,9 +35,19 @@ class Settings:
         header_footer: keep page furniture (headers, footers, page numbers) in the Markdown.
         pages: "1-3,7,10-", 1-based; None: all.
         include, exclude: glob patterns on the path below its root.
+        follow_links: read what symbolic links lead to outside the folder that is walked.
+        max_file_mib: larger files are not read, in MiB.
         password: for encrypted documents.
         dpi: rendering resolution; None: what the mode needs.
         page_timeout: seconds a page may take to render.
+        page_memory: gigabytes of address space of a rendering process, besides the file it reads.
+        max_pixels: most pixels of a rendered page; None: what the mode can use.
+        max_image_pixels: most pixels that a page image may declare.
+        max_aspect: most that a page's long side may be of its short one.
+        max_pages_per_file: a file that has, or claims, more fails.
+        require_sandbox: refuse to run where the system cannot lock up rendering processes.
+        stall_timeout: seconds after which a process with a device that gives no sign of life, and
+            has pages in work, is replaced.
         render_workers: rendering processes; None: from the number of cores.
         overwrite, retry_failed, fail_fast, max_failures, strict: see `docr convert --help`.
         keep_tokens: write all generated ids into the record.
@@ -64,9 +74,18 @@ class Settings:
     pages: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    follow_links: bool = False
+    max_file_mib: int = 4096
     password: str | None = None
     dpi: float | None = None
     page_timeout: float = 30.0
+    page_memory: float = 4.0
+    max_pixels: int | None = None
+    max_image_pixels: int = 400_000_000
+    max_aspect: float = 200.0
+    max_pages_per_file: int = 20_000
+    require_sandbox: bool = False
+    stall_timeout: float = 600.0
     render_workers: int | None = None
     overwrite: bool = False
     retry_failed: bool = False
@@ -88,17 +107,22 @@ class Settings:
             raise UsageError("--task locate needs --query TEXT: what to look for")
         if self.query and self.task != "locate":
             raise UsageError("--query is for --task locate only")
-        for name in ("gpus", "batch_size", "max_tokens", "render_workers", "max_failures"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is 1 or more, not {value}")
         for name in ("no_repeat_ngram", "ngram_window"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')} is 0 (off) or more")
-        if self.page_timeout <= 0:
-            raise UsageError(f"--page-timeout is a time in seconds, not {self.page_timeout:g}")
-        if self.dpi is not None and not 18 <= self.dpi <= 1200:
-            raise UsageError(f"--dpi is 18 to 1200, not {self.dpi:g}")
+        for name in ("page_timeout", "stall_timeout"):
+            value = getattr(self, name)
+            if value <= 0:
+                raise UsageError(f"--{name.replace('_', '-')} is a time in seconds, not {value:g}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is {low} to {high}, not {value:g}")
 
     def completed(self, *, mode: ModeName | None, task: Task | None) -> "Settings":
         """The same with a mode and a task: the model's, and without a wish of it DeepSeek-OCR's."""
@@ -111,6 +135,23 @@ class Settings:
         assert self.mode is not None and self.task is not None, "not completed"
         return {name: getattr(self, name) for name in TEXT_SETTINGS}
 
+
+_COUNTS = (
+    "gpus",
+    "batch_size",
+    "max_tokens",
+    "max_image_pixels",
+    "max_pages_per_file",
+    "max_file_mib",
+    "render_workers",
+    "max_failures",
+)
+_RANGES = {
+    "dpi": (18, 1200),
+    "page_memory": (2, 1024),  # an idle child has most of the first gigabyte
+    "max_pixels": (10_000, 400_000_000),
+    "max_aspect": (1, 1000),
+}
 
 MODEL_SETTINGS = ("mode", "task")
 """What a checkpoint's docr.json may choose where nobody else does."""
@@ -127,6 +168,7 @@ TEXT_SETTINGS = (
     "loop_stop",
     "header_footer",
     "dpi",
+    "max_pixels",
 )
 """Together with the model, its revision and dtype these make up a record's fingerprint."""
 

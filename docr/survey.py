@@ -19,6 +19,7 @@ from docr.output.store import Store
 from docr.pdf.cage import DocumentInfo
 from docr.pdf.discover import Discovery
 from docr.pdf.pages import parse_page_ranges
+from docr.pdf.settings import by_second_engine
 from docr.pdf.sources import open_source
 from docr.settings import Settings
 from docr.types import SourceFile
@@ -35,6 +36,7 @@ class Document:
         error: why the file failed as a whole; then it has no pages.
         page_count: pages in the file.
         rendered_by: the engine that counted them.
+        warnings: what that engine complained about on opening the file.
         selected: 0-based pages that --pages selects.
         finished: trusted records of earlier runs that need not be done again, by index.
         todo: selected pages without a finished record.
@@ -49,11 +51,17 @@ class Document:
     error: InputError | None = None
     page_count: int = 0
     rendered_by: str | None = None
+    warnings: tuple[str, ...] = ()
     selected: tuple[int, ...] = ()
     finished: dict[int, PageEntry] = field(default_factory=dict)
     todo: tuple[int, ...] = ()
     attempts: dict[int, int] = field(default_factory=dict)
     settled: bool = False
+
+    @property
+    def rescued(self) -> bool:
+        """Whether only the second engine could open the file."""
+        return by_second_engine(self.rendered_by)
 
 
 class Survey:
@@ -137,7 +145,7 @@ class Survey:
         sha256, size = None, None
         if error is None:
             try:
-                sha256, size = _digest(file)
+                sha256, size = _digest(file, max_bytes=self._settings.max_file_mib << 20)
             except InputError as failure:
                 error = failure
         source = SourceInfo.of(file, sha256=sha256, size=size)
@@ -180,9 +188,11 @@ class Survey:
         if known is None or known["page_count"] is None:
             info = self._inspect(document.file)
             document.page_count, document.rendered_by = info.page_count, info.rendered_by
+            document.warnings = info.warnings
         else:
             document.page_count = known["page_count"]
             document.rendered_by = known["rendered_by"]
+            document.warnings = tuple(known.get("warnings", ()))
         document.selected = (
             tuple(range(document.page_count))
             if self._ranges is None
@@ -205,7 +215,7 @@ class Survey:
             and not document.todo
             and listed == found
             and store is not None
-            and (store.out / document.folder / "document.md").exists()
+            and store.has_markdown(document.folder)
         )
 
     def _again(self, code: str) -> bool:
@@ -215,13 +225,13 @@ class Survey:
         return self._settings.retry_failed or code in RETRIED_CODES
 
 
-def _digest(file: SourceFile) -> tuple[str, int]:
+def _digest(file: SourceFile, *, max_bytes: int) -> tuple[str, int]:
     """SHA-256 and size of a file's content.
 
     Raises:
-        InputError: it is no regular file, empty, or cannot be read.
+        InputError: it is no regular file, empty, too large, or cannot be read.
     """
-    with os.fdopen(open_source(file.path), "rb") as stream:
+    with os.fdopen(open_source(file.path, max_bytes=max_bytes), "rb") as stream:
         try:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             return sha256, stream.tell()

@@ -38,6 +38,7 @@ class Chunk:
         folder: where the document's records go, below the output folder.
         indexes: 0-based pages, ascending.
         attempts: how often earlier runs have tried a page, where they did.
+        rescued: only the second rendering engine could open the file.
     """
 
     file: SourceFile
@@ -45,6 +46,7 @@ class Chunk:
     folder: str
     indexes: tuple[int, ...]
     attempts: Mapping[int, int] = field(default_factory=dict)
+    rescued: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""One call on a GPU machine: parity of the device with the CPU, and the speed of the whole chain.
+"""One call on a GPU machine: its tests, parity with the CPU, and the speed of the whole chain.
 
     python -m scripts.gpu_check                      # on cuda, full size, under ten minutes
     python -m scripts.gpu_check --device cpu --toy   # the same code, anywhere
 
+Tests: those marked `gpu`, where pytest is installed; a failure does not keep the rest from running.
 Parity: the toy checkpoint in fp32 on both devices, all modes: the largest difference of logits
 over their root mean square, and whether greedy decoding agrees; then bf16 against fp32. Speed:
 `docr bench` on the pages under examples/, with random weights of the full size made on the device
@@ -10,6 +11,8 @@ and tokens drawn at temperature 1. Markdown tables come last.
 """
 
 import argparse
+import importlib.util
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,9 +27,21 @@ from docr.models.files import resolve
 from docr.settings import ModeName
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 PARITY_TOLERANCE = 2e-4
 VIEWS = {"tiny": 512, "small": 640, "base": 1024, "large": 1280}
+
+
+def run_tests() -> str:
+    """What the tests that need a GPU say in the end."""
+    if importlib.util.find_spec("pytest") is None:
+        return "GPU tests: not run, pytest is not installed"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/unit/test_gpu.py"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, file=sys.stderr, flush=True)
+    lines = done.stdout.strip().splitlines() or [""]
+    return f"GPU tests: {lines[-1]} (exit {done.returncode})"
 
 
 def parity(device: torch.device) -> Iterator[str]:
@@ -82,6 +97,7 @@ def main() -> int:
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
+    tests = run_tests()
     rows = list(parity(device))
     modes: tuple[ModeName, ...] = ("base", "gundam")
     tables = []
@@ -96,9 +112,10 @@ def main() -> int:
                 tables.append(found)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {'toy' if options.toy else 'full'} size, bf16\n")
+    print(f"{tests}\n")
     print("| mode | fp32: max difference / rms | same greedy tokens | bf16: rms / rms | |")
     print("|---|---|---|---|---|", *rows, "", *tables, sep="\n")
-    return 1 if any("FAILED" in row for row in rows) else 0
+    return 1 if any("FAILED" in row for row in [*rows, tests.upper()]) else 0
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pymupdf
 from PIL import Image
 
+from docr.pdf.mupdf import pymupdf
 from docr.types import SourceFile
 
 A4 = (0.0, 0.0, 595.0, 842.0)
@@ -41,12 +41,16 @@ class Page:
         return b"<<" + b"".join(entries) + b">>"
 
 
-def pdf(*pages: Page, extra: Sequence[bytes] = ()) -> bytes:
-    """A PDF of raw pages. `extra` are further objects, numbered from 3."""
+def pdf(*pages: Page, extra: Sequence[bytes] = (), announced: int | None = None) -> bytes:
+    """A PDF of raw pages that announces another number of them, where that is said.
+
+    `extra` are further objects, numbered from 3.
+    """
     first = 3 + len(extra)
     kids = b" ".join(b"%d 0 R" % (first + 2 * i) for i in range(len(pages)))
     objects = [b"<</Type/Catalog/Pages 2 0 R>>"]
-    objects.append(b"<</Type/Pages/Count %d/Kids[%s]>>" % (len(pages), kids))
+    count = len(pages) if announced is None else announced
+    objects.append(b"<</Type/Pages/Count %d/Kids[%s]>>" % (count, kids))
     objects += extra
     for i, page in enumerate(pages):
         objects += [page.dictionary(2, first + 2 * i + 1), stream(page.content)]
@@ -92,7 +96,7 @@ def tinted_pages(count: int) -> bytes:
     full = (0, 0, 595, 842)
     return pdf(
         *(
-            Page(rectangle(*full, rgb=((index + 0.5) / 255, 1, 1)) + words(f"Page {index + 1}"))
+            Page(rectangle(*full, rgb=((index + 0.25) / 255, 1, 1)) + words(f"Page {index + 1}"))
             for index in range(count)
         )
     )
@@ -154,7 +158,11 @@ def annotated() -> bytes:
 
 def broken_xref(pages: int = 2) -> bytes:
     """The cross-reference table points nowhere; a reader can rebuild it."""
-    whole = text_pages(pages)
+    return without_xref(text_pages(pages))
+
+
+def without_xref(whole: bytes) -> bytes:
+    """The same with a cross-reference table that points nowhere."""
     start = whole.rindex(b"startxref")
     return whole[:start] + b"startxref\n7\n%%EOF\n"
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,7 @@ from docr.bench.spec import BenchResult, BenchSpec
 from docr.engine.config import EngineConfig
 from docr.engine.detokenize import Detokenizer
 from docr.engine.device import resolve_device, resolve_dtype
+from docr.engine.device_loop import DeviceLoop
 from docr.engine.engine import Engine, ModelEngine
 from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
 from docr.engine.model.decoder import MoE
@@ -95,15 +96,22 @@ class BenchRunner(Runner):
 
     LOOK_EVERY = 8
 
-    def __init__(self, model: DeepseekOCR, detokenizer: Detokenizer, config: EngineConfig) -> None:
-        super().__init__(model, detokenizer, config)
+    def __init__(
+        self,
+        model: DeepseekOCR,
+        detokenizer: Detokenizer,
+        config: EngineConfig,
+        *,
+        on_device: bool | None,
+    ) -> None:
+        super().__init__(model, detokenizer, config, on_device=on_device)
         self.targets: dict[Sequence, list[int]] = {}
         self.steps = self.context_sum = 0
         self.touched: list[int] = []
         self._looking = False
-        self._undecodable = torch.zeros_like(self._undecodable)
+        self._undecodable.zero_()
         self._undecodable[detokenizer.eos_id] = True  # the lengths are given
-        self._asked: list[tuple[Sequence, int]] = []
+        model.logits = _sampling(model.logits)  # type: ignore[assignment]
         for layer in model.decoder.layers:
             if isinstance(layer.mlp, MoE):
                 layer.mlp.route = self._counted(layer.mlp)  # type: ignore[method-assign]
@@ -119,37 +127,46 @@ class BenchRunner(Runner):
 
         return counting
 
-    def prefill(self, pages: list[Sequence]) -> Picks:
-        """As Runner does it, noting whose tokens are asked for."""
-        self._asked = [(page, len(page.token_ids)) for page in pages]
-        return super().prefill(pages)
-
     def decode(self, pages: list[Sequence]) -> list[Picks]:
-        """As Runner does it, noting whose tokens are asked for, and counting."""
-        self._asked = [
-            (page, len(page.token_ids) + n) for page in pages for n in range(1 + len(page.draft))
-        ]
-        self.steps += 1
-        self.context_sum += sum(page.length for page in pages)
-        self._looking = self.steps % self.LOOK_EVERY == 1
+        """As Runner does it, counting."""
+        self._looking = self.steps // self._loop.steps % self.LOOK_EVERY == 0
+        self.steps += self._loop.steps
+        self.context_sum += self._loop.steps * sum(page.length for page in pages)
+        loop = self._loop
+        graphs = isinstance(loop, DeviceLoop) and loop.capture
+        if isinstance(loop, DeviceLoop):
+            loop.capture = graphs and not self._looking  # a graph would not look
         try:
             return super().decode(pages)
         finally:
             self._looking = False
+            if isinstance(loop, DeviceLoop):
+                loop.capture = graphs
 
     def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
         found = super()._pick(texts, hidden)
+        if not self.targets:
+            return found
         ids = list(found.token_ids)
-        for row, (page, place) in enumerate(self._asked):
-            target = self.targets.get(page)
+        targets = {id(page.token_ids): target for page, target in self.targets.items()}
+        target: list[int] | None = None
+        for row, text in enumerate(texts):
+            # A page's own text comes first, then it with more and more of its draft.
+            if id(text) in targets:
+                target = targets[id(text)]
             if target is not None:
-                ids[row] = target[place % len(target)]
+                ids[row] = target[len(text) % len(target)]
         return Picks(ids, found.logprobs)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Gumbel noise on the logits: the likeliest is then a sample at temperature 1."""
-        logits = super()._logits(hidden)
+
+def _sampling(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Gumbel noise on the logits: the likeliest is then a sample at temperature 1."""
+
+    def noisy(hidden: Tensor) -> Tensor:
+        logits = scores(hidden)
         return logits.sub_(torch.empty_like(logits).exponential_().log_())
+
+    return noisy
 
 
 class BenchEngine(ModelEngine):
@@ -226,7 +243,9 @@ def run(spec: BenchSpec) -> BenchResult:
         else:
             model = load_model(spec.model, device=device, dtype=dtype)
         dims = model.config
-        runner = BenchRunner(model, Detokenizer(spec.tokenizer), config)
+        # Given texts are put in by the host.
+        on_device = None if spec.changed is None else False
+        runner = BenchRunner(model, Detokenizer(spec.tokenizer), config, on_device=on_device)
         engines.append((BenchEngine(spec, config, runner), runner, dims))
         return engines[-1][0]
 

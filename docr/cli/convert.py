@@ -18,7 +18,7 @@ from docr.settings import ModeName, Settings, Task
 DEFAULT_OUT = "docr-out"
 
 _INPUT, _OUTPUT, _MODEL, _PAGE = "Input", "Output", "Model", "Page"
-_RUN, _ADVANCED = "Run", "Advanced"
+_RUN, _LIMITS, _ADVANCED = "Run", "Limits", "Advanced"
 
 
 def _value(
@@ -82,6 +82,13 @@ def convert(
     ] = None,
     exclude: Annotated[
         list[str] | None, _value(_INPUT, "GLOB", "No files whose path matches; repeatable.")
+    ] = None,
+    follow_links: Annotated[
+        bool | None,
+        _switch(_INPUT, "follow-links", "Follow links to files outside the folder [refused]."),
+    ] = None,
+    max_file_mib: Annotated[
+        int | None, _value(_INPUT, "MIB", "Refuse files larger than this [4096].", min=1)
     ] = None,
     pages: Annotated[
         str | None, _value(_INPUT, "RANGES", "Pages of each file, such as 1-3,7,10-.")
@@ -169,9 +176,6 @@ def convert(
     dpi: Annotated[
         float | None, _value(_PAGE, "DPI", "Rendering resolution [what the mode needs].")
     ] = None,
-    page_timeout: Annotated[
-        float | None, _value(_PAGE, "SECONDS", "Longest time to render a page [30].")
-    ] = None,
     retry_failed: Annotated[
         bool | None, _switch(_RUN, "retry-failed", "Try failed pages of earlier runs again.")
     ] = None,
@@ -197,6 +201,42 @@ def convert(
         bool, _flag(_RUN, "-v", "--verbose", text="Say every page, and print tracebacks.")
     ] = False,
     config: ConfigOption = None,
+    page_timeout: Annotated[
+        float | None,
+        _value(_LIMITS, "SECONDS", "Longest time to open a file or render a page [30]."),
+    ] = None,
+    page_memory: Annotated[
+        float | None,
+        _value(_LIMITS, "GB", "Most address space of a rendering process [4].", min=2, max=1024),
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        _value(
+            _LIMITS,
+            "N",
+            "Most pixels of a rendered page; larger ones shrink [what the mode needs].",
+        ),
+    ] = None,
+    max_image_pixels: Annotated[
+        int | None,
+        _value(_LIMITS, "N", "Page images that declare more pixels fail [400000000].", min=1),
+    ] = None,
+    max_aspect: Annotated[
+        float | None,
+        _value(_LIMITS, "N", "Pages more than N times as long as wide fail [200].", min=1),
+    ] = None,
+    max_pages_per_file: Annotated[
+        int | None,
+        _value(_LIMITS, "N", "Files that have, or claim, more pages fail [20000].", min=1),
+    ] = None,
+    require_sandbox: Annotated[
+        bool | None,
+        _switch(
+            _LIMITS,
+            "require-sandbox",
+            "Refuse to run where rendering processes cannot be locked up (docr doctor).",
+        ),
+    ] = None,
     no_repeat_ngram: Annotated[
         int | None,
         _value(_ADVANCED, "N", "Never repeat N tokens within the window; 0: off [30].", min=0),
@@ -214,6 +254,10 @@ def convert(
     drafts: Annotated[
         bool | None,
         _switch(_ADVANCED, "drafts", "Check guesses from a page's text layer: faster, same text."),
+    ] = None,
+    stall_timeout: Annotated[
+        float | None,
+        _value(_ADVANCED, "SECONDS", "Replace a device's process after so long a silence [600]."),
     ] = None,
     render_workers: Annotated[
         int | None, _value(_ADVANCED, "N", "Rendering processes [by the number of cores].", min=1)

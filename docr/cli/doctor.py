@@ -17,12 +17,14 @@ from typing import Annotated, Literal
 import typer
 
 from docr import __version__
-from docr.cli.messages import emit, printable
+from docr.cli.messages import emit
 from docr.errors import DocrError, ModelError
+from docr.escape import escaped
 from docr.models.catalogue import FULL_MODEL
 from docr.models.choice import chosen_model
 from docr.models.defaults import CheckpointDefaults
 from docr.models.files import ModelFiles, resolve
+from docr.pdf.settings import SANDBOX
 
 _PACKAGES = (
     "torch",
@@ -84,7 +86,7 @@ def doctor(
     for check in _examine(no_model=no_model):
         checks.append(check)
         if not as_json:
-            emit(f"{check.state:<4}  {check.name}: {printable(check.detail)}\n")
+            emit(f"{check.state:<4}  {check.name}: {escaped(check.detail)}\n")
     failed = any(check.state == "fail" for check in checks)
     if as_json:
         content = {"ok": not failed, "checks": [asdict(check) for check in checks]}
@@ -101,7 +103,7 @@ def _examine(*, no_model: bool) -> Iterator[Check]:
     yield _hub()
     yield from _room()
     yield from _limits()
-    yield _rendering()
+    yield from _rendering()
     if isinstance(model, ModelFiles) and not no_model:
         yield _recognition(model.defaults)
 
@@ -230,8 +232,8 @@ def _limits() -> Iterator[Check]:
     yield Check("limits", "ok", f"{files} open files")
 
 
-def _rendering() -> Check:
-    """Render the test page in a child, as a run does."""
+def _rendering() -> Iterator[Check]:
+    """Render the test page in a child, as a run does; how well that child is locked up."""
     from docr.pdf.cage import RenderTask
     from docr.pipeline import open_cage
     from docr.settings import Settings
@@ -247,11 +249,25 @@ def _rendering() -> Check:
                 while not (pages := cage.poll(1.0, limit=1)):
                     pass
         except DocrError as error:
-            return Check("rendering", "fail", str(error))
+            yield Check("rendering", "fail", str(error))
+            return
     page = pages[0]
     if isinstance(page, PageFailure):
-        return Check("rendering", "fail", f"{page.code}: {page.message}")
-    return Check("rendering", "ok", f"{page.image.rendered_by}, a page in {page.seconds:.2f} s")
+        yield Check("rendering", "fail", f"{page.code}: {page.message}")
+    else:
+        detail = f"{page.image.rendered_by}, a page in {page.seconds:.2f} s"
+        yield Check("rendering", "ok", detail)
+    yield _sandbox(cage.sandbox)
+
+
+def _sandbox(layers: tuple[str, ...]) -> Check:
+    """What the processes that render cannot do, by the layers that took effect in one of them."""
+    found = f"layers: {', '.join(layers) or 'none'}"
+    if SANDBOX not in layers:
+        missing = "rendering processes could use the network, write files and start programs"
+        return Check("sandbox", "warn", f"{missing}; {found}")
+    denied = "rendering processes have no network, write no files and start no programs"
+    return Check("sandbox", "ok", f"{denied}; {found}")
 
 
 def _recognition(defaults: CheckpointDefaults) -> Check:

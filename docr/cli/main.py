@@ -4,9 +4,12 @@ The modules of the commands are imported here, so that help and completion know 
 heavy they import when they run.
 """
 
+import itertools
+import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +20,15 @@ from docr.cli.bench import bench
 from docr.cli.configuration import config_app
 from docr.cli.convert import convert
 from docr.cli.doctor import doctor
-from docr.cli.messages import StdoutClosed, emit, say
+from docr.cli.messages import StdoutClosed, emit, occupy_standard_streams, say
 from docr.cli.models import models_app
 from docr.cli.schema import schema
 from docr.cli.session import Session
 from docr.cli.status import status
-from docr.errors import DocrError, OutputError
+from docr.errors import DocrError, OutputError, UsageError
+from docr.escape import escaped
+
+NO_HOME = "/nonexistent"  # as Debian gives to users who have none
 
 app = typer.Typer(
     name="docr",
@@ -60,12 +66,23 @@ def _docr(
 
 def run() -> None:
     """Run the command line and exit. The console script."""
+    occupy_standard_streams()
+    _settle_home()
     sys.exit(_run())
+
+
+def _settle_home() -> None:
+    """Give a user without a home and a name, as in some containers, a home where nothing is."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = NO_HOME
 
 
 def _run() -> int:
     session = Session()
     try:
+        _check_options(sys.argv[1:])
         app(prog_name="docr", obj=session)
     except SystemExit as end:
         return _flushed(end.code if isinstance(end.code, int) else 1)
@@ -74,7 +91,7 @@ def _run() -> int:
     except DocrError as error:
         say(f"ERROR: {error}")
         if session.verbose:
-            traceback.print_exception(error)
+            _say_traceback(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -82,9 +99,29 @@ def _run() -> int:
         place = _keep_traceback(error, session)
         say(f"ERROR: internal error: {type(error).__name__}: {error}; {place}")
         if session.verbose:
-            traceback.print_exception(error)
+            _say_traceback(error)
         return 1
     return 0
+
+
+def _say_traceback(error: Exception) -> None:
+    """Print a traceback line by line, as all that may quote a file's name."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        say(line)
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Refuse options that nobody can have meant: names of files that a shell's * has put there.
+
+    The parser's own message would quote them as they are.
+
+    Raises:
+        UsageError: one holds a character that is not to be printed.
+    """
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        name = argument.partition("=")[0]
+        if name.startswith("-") and escaped(name) != name:
+            raise UsageError(f"no such option: {name}; names of files that begin so go after --")
 
 
 def _flushed(code: int) -> int:
@@ -102,8 +139,8 @@ def _keep_traceback(error: Exception, session: Session) -> str:
     """Write the traceback where it can be found; says where in words."""
     text = "".join(traceback.format_exception(error))
     folder = session.out / ".docr" if session.out is not None else None
-    for place in (folder, Path(tempfile.gettempdir())):
-        if place is None or not place.is_dir():
+    for place in (folder, None):  # None: where temporary files go, if there is such a place
+        if place is not None and not place.is_dir():
             continue
         try:
             handle, name = tempfile.mkstemp(prefix="docr-error-", suffix=".txt", dir=place)

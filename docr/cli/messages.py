@@ -3,11 +3,11 @@
 import contextlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 
 from docr.errors import OutputError
+from docr.escape import escaped
 
 EXIT_MEANINGS = {
     0: "all done",
@@ -23,27 +23,9 @@ EXIT_MEANINGS = {
     143: "terminated",
 }
 
-# Controls move the cursor, bidi marks reorder what is read, and lone surrogates (undecodable
-# bytes of a file name) cannot be encoded at all.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
-)
-
 
 class StdoutClosed(OutputError):
     """Whoever read our stdout has had enough. Ends the program without a word."""
-
-
-def printable(text: str) -> str:
-    r"""Make foreign text safe for one line of a terminal: \xNN for what is not to be shown."""
-
-    def escape(match: re.Match[str]) -> str:
-        code = ord(match[0])
-        if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: an undecodable byte
-            return f"\\x{code - 0xDC00:02x}"
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-    return _UNPRINTABLE.sub(escape, text)
 
 
 def count(number: int, noun: str) -> str:
@@ -51,12 +33,28 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def occupy_standard_streams() -> None:
+    """Put something harmless where we were started with closed streams, as by some daemons.
+
+    The next file opened would otherwise get a closed stream's number, and what libraries print
+    there would end up in a record. Standard input then is empty.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            lowest = os.open(os.devnull, os.O_RDWR)
+            assert lowest == number, (lowest, number)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+
+
 def say(text: str) -> None:
     """Print one line on stderr. Nobody listening is no reason to stop working."""
     if sys.stderr is None:
         return
     encoding = sys.stderr.encoding or "utf-8"
-    line = f"docr: {printable(text)}".encode(encoding, "backslashreplace").decode(encoding)
+    line = f"docr: {escaped(text)}".encode(encoding, "backslashreplace").decode(encoding)
     with contextlib.suppress(OSError, ValueError):  # full, or closed
         sys.stderr.write(line + "\n")  # in one piece: threads speak, and one may end the process
         sys.stderr.flush()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import docr.api
 from docr.api import JobRequest, PlannedDocument
-from docr.cli.messages import count, emit, printable
+from docr.cli.messages import count, emit
+from docr.escape import escaped
 
 
 def show_plan(request: JobRequest, *, as_json: bool) -> int:
@@ -25,7 +26,7 @@ def show_plan(request: JobRequest, *, as_json: bool) -> int:
         emit(json.dumps(_plan_object(documents, free), indent=2) + "\n")
     else:
         for document in documents:
-            emit(f"{printable(document.path)}: {_plan_line(document)}\n")
+            emit(f"{escaped(document.path)}: {_plan_line(document)}\n")
         emit(f"{_totals(documents, free)}\n")
     return 3 if any(document.error is not None for document in documents) else 0
 
@@ -37,7 +38,7 @@ def _existing(path: Path) -> Path:
 
 def _plan_line(document: PlannedDocument) -> str:
     if document.error is not None:
-        return f"cannot be read: {printable(document.error)}"
+        return f"cannot be read: {escaped(document.error)}"
     todo = document.pages - document.reused
     parts = [count(document.pages, "page"), f"{todo} to do"]
     if document.redo:

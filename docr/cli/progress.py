@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from docr.cli.messages import EXIT_MEANINGS, count, printable, say
+from docr.cli.messages import EXIT_MEANINGS, count, say
+from docr.escape import escaped
 from docr.events import (
     DONE_STATES,
     DocumentFailed,
@@ -185,7 +186,7 @@ class Progress:
             from rich.text import Text
 
             # Text, not str: brackets in a file name are no markup.
-            self._live.console.print(Text(f"docr: {printable(text)}"), soft_wrap=True)
+            self._live.console.print(Text(f"docr: {escaped(text)}"), soft_wrap=True)
         else:
             self._write(text)
 

@@ -1,14 +1,17 @@
 """`docr status`: what an output folder holds, from its records."""
 
 import json
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docr.cli.messages import count, emit, printable
+from docr.cli.messages import count, emit
 from docr.errors import UsageError
+from docr.escape import escaped
 
 if TYPE_CHECKING:
     from docr.output.status import Outcome, Status
@@ -46,8 +49,9 @@ def status(
     code = found.tally.exit_code(strict=strict)
     if failed:
         end = b"\0" if nul else b"\n"
+        exact = nul or sys.stdout is None or not sys.stdout.isatty()
         for path in failed_sources(out):
-            emit(path + end)
+            emit(path + end if exact else escaped(os.fsdecode(path)) + "\n")
     elif as_json:
         emit(json.dumps(_as_object(found, code), indent=2) + "\n")
     else:
@@ -74,11 +78,11 @@ def _as_object(found: "Status", code: int) -> dict[str, object]:
 def _print_status(found: "Status", code: int) -> None:
     from docr.cli.progress import summary_line
 
-    emit(summary_line(found.tally, code) + "\n")
+    emit(escaped(summary_line(found.tally, code)) + "\n")
     if found.incomplete:
         emit(f"{count(found.incomplete, 'file')} with pages not selected, or not reached yet\n")
     for outcome in found.failures[:_SHOWN]:
-        emit(f"  {_describe(outcome)}: {printable(outcome.message or 'no message')}\n")
+        emit(escaped(f"  {_describe(outcome)}: {outcome.message or 'no message'}") + "\n")
     if len(found.failures) > _SHOWN:
         emit(f"  and {len(found.failures) - _SHOWN} more; --json has them\n")
     doubtful = [o for o in found.doubtful if o.state != "ok" or (o.confidence or 0) < 0.9]
@@ -86,9 +90,9 @@ def _print_status(found: "Status", code: int) -> None:
         emit("pages to look at first:\n")
     for outcome in doubtful:
         sure = "" if outcome.confidence is None else f", confidence {outcome.confidence:.2f}"
-        emit(f"  {_describe(outcome)}{sure}\n")
+        emit(escaped(f"  {_describe(outcome)}{sure}") + "\n")
 
 
 def _describe(outcome: "Outcome") -> str:
     page = "" if outcome.page is None else f" p.{outcome.page}"
-    return f"{printable(outcome.path)}{page}: {outcome.state} ({printable(outcome.record)})"
+    return f"{outcome.path}{page}: {outcome.state} ({outcome.record})"

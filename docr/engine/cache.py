@@ -4,13 +4,34 @@ Shapes: B pages, T tokens of this call, K tokens to attend to, H heads, hd head 
 L row length in tokens.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from docr.engine.model.decoder import attend
 from docr.engine.sequence import Sequence
 
 KEY_STEP = 64
 """Decoding attends over a multiple of this many keys; those behind a page's end are masked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSize:
+    """How large a KV cache is, and where.
+
+    Attributes:
+        tokens: of all pages together.
+        longest: most tokens a page can have.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    tokens: int
+    longest: int
+    device: torch.device
+    dtype: torch.dtype
 
 
 def bytes_per_token(*, layers: int, heads: int, head_dim: int, dtype: torch.dtype) -> int:
@@ -28,34 +49,21 @@ class KVCache:
 
     What lies behind a page's end in its row is masked, but must be finite: 0 x NaN would be NaN.
     So whenever a row gets other content, its rest is overwritten with zeros.
-
-    Args:
-        tokens: of all pages together.
-        longest_row: most tokens a page can have.
     """
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        heads: int,
-        head_dim: int,
-        tokens: int,
-        longest_row: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.tokens = tokens
-        self._heads, self._head_dim = heads, head_dim
+    def __init__(self, size: CacheSize) -> None:
+        self.tokens = size.tokens
+        self._heads, self._head_dim = size.heads, size.head_dim
+        a_token = size.heads * size.head_dim
         self._memory = [
-            torch.empty(tokens * heads * head_dim, device=device, dtype=dtype)
-            for _ in range(2 * layers)
+            torch.empty(size.tokens * a_token, device=size.device, dtype=size.dtype)
+            for _ in range(2 * size.layers)
         ]
         # Allocated now: memory running out while rows are half moved would ruin their pages.
         self._one_row = torch.empty(
-            min(longest_row, tokens) * heads * head_dim, device=device, dtype=dtype
+            min(size.longest, size.tokens) * a_token, device=size.device, dtype=size.dtype
         )
-        self._rows = self._views(tokens)
+        self._rows = self._views(size.tokens)
         self._pages: list[Sequence] = []
 
     def arrange(self, running: list[Sequence], row_length: int) -> None:
@@ -130,12 +138,12 @@ class Prefilling:
         self._rows = rows
         self._places = torch.tensor(places, device=rows[0].device)
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [B,H,T,hd]; attention stays within this call."""
         T = k.shape[2]
         self._rows[2 * layer][self._places, :, :T] = k
         self._rows[2 * layer + 1][self._places, :, :T] = v
-        return k, v, None
+        return attend(q, k, v, None)
 
 
 class Decoding:
@@ -168,8 +176,12 @@ class Decoding:
         keys = torch.arange(self._longest, device=device)
         self._mask = (keys <= self.positions[:, :, None])[:, None]  # B,T,K -> B,1,T,K
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store k, v [B,H,T,hd]; return views of all that the pages have so far."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k, v [B,H,T,hd], and attend to all that the pages have so far."""
+        return attend(q, *self.extend(layer, k, v))
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Store k, v [B,H,T,hd]; views [B,H,K,hd] of all that the pages have, and their mask."""
         both = []
         for rows, new in zip(self._rows[2 * layer : 2 * layer + 2], (k, v), strict=True):
             rows[self._pages, :, self.positions] = new.transpose(1, 2)  # B,H,T,hd -> B,T,H,hd

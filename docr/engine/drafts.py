@@ -42,16 +42,20 @@ class Drafter:
 
     Attributes:
         drafted, accepted: tokens guessed, and those of them that came true.
+        layer: ids of the page's text layer.
+        place: in the layer: what follows the last token that was found there.
+        written: tokens when it was found.
 
     Args:
-        layer: ids of the page's text layer; may be empty.
+        layer: may be empty.
     """
 
-    def __init__(self, layer: Iterable[int]) -> None:
+    def __init__(self, layer: list[int]) -> None:
         self.drafted = self.accepted = 0
-        self._layer, self._own = _Runs(layer), _Runs()
-        self._place = 0  # in the layer: what follows the last token that was found there
-        self._written = 0  # tokens when it was found
+        self.layer = layer
+        self.place = self.written = 0
+        self._layer: _Runs | None = None
+        self._own = _Runs()
         self._acceptance = 1.0
         self._length = 2
         self._pause = 0
@@ -60,33 +64,39 @@ class Drafter:
         """Up to `most` ids that may follow those written; often none."""
         if self._pause > 0:
             return []
+        if self._layer is None:  # not before it is needed: a device may look for itself
+            self._layer = _Runs(self.layer)
         most = min(most, self._length)
         self._own.extend(written[len(self._own.ids) :])
-        return self._from_layer(written, most) or self._from_own(written, most)
+        return self._from_layer(self._layer, written, most) or self._from_own(written, most)
+
+    def count(self, drafted: int, accepted: int) -> None:
+        """Add to the counts."""
+        self.drafted += drafted
+        self.accepted += accepted
 
     def learn(self, drafted: int, accepted: int) -> None:
         """Take note of how many of the tokens proposed last came true."""
         if drafted == 0:
             self._pause = max(0, self._pause - 1)
             return
-        self.drafted += drafted
-        self.accepted += accepted
+        self.count(drafted, accepted)
         self._acceptance = MEMORY * self._acceptance + (1 - MEMORY) * accepted / drafted
         # Long guesses where they come true; where not, short ones that cost little.
         self._length = min(2 * self._length, MAX_DRAFT) if accepted == drafted else accepted + 1
         if self._acceptance < BREAK_EVEN:
             self._pause, self._acceptance = PAUSE, 1.0
 
-    def _from_layer(self, written: Sequence[int], most: int) -> list[int]:
-        expected = self._place + len(written) - self._written
+    def _from_layer(self, layer: "_Runs", written: Sequence[int], most: int) -> list[int]:
+        expected = self.place + len(written) - self.written
         for length in TAILS:
-            place = self._layer.nearest(written[-length:], expected)
+            place = layer.nearest(written[-length:], expected)
             if place is not None and (length == TAILS[0] or abs(place - expected) <= NEAR):
-                self._place, self._written = place, len(written)
-                return self._layer.ids[place : place + most]
-        if len(written) - self._written > BLIND:
+                self.place, self.written = place, len(written)
+                return layer.ids[place : place + most]
+        if len(written) - self.written > BLIND:
             return []
-        return self._layer.ids[expected : expected + most]
+        return layer.ids[expected : expected + most]
 
     def _from_own(self, written: Sequence[int], most: int) -> list[int]:
         place = self._own.nearest(written[-TAILS[0] :], len(written) - 1)

@@ -3,25 +3,22 @@
     add() -> waiting -> admitted -> vision -> prefill -> decode … -> Completion or PageFailure
 
 `step()` does the next piece of work: one batch of views, one batch of prompts, or a few tokens for
-every running page. Nothing here imports torch: the runner that does is imported where a model is
-loaded, so that engines without a model load none of it.
+every running page. Nothing here imports torch: what needs it is in the runner.
 """
 
-import importlib
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from docr.engine.config import EngineConfig, EngineInfo
 from docr.engine.detokenize import Detokenizer
-from docr.engine.drafts import MAX_DRAFT, Drafter
+from docr.engine.drafts import Drafter
 from docr.engine.loops import find_loop
 from docr.engine.scheduler import BatchLimit, Scheduler
 from docr.engine.sequence import Sequence, View, views_of
-from docr.errors import FailureCode, OutOfMemory, UsageError
+from docr.errors import FailureCode, OutOfMemory
 from docr.types import Completion, FinishReason, PageFailure, PageInputs
 
 if TYPE_CHECKING:
@@ -73,55 +70,6 @@ class Engine(Protocol):
         ...
 
 
-EngineFactory = Callable[[EngineConfig], Engine]
-
-
-def create_engine(config: EngineConfig) -> Engine:
-    """Load the model that `config` names.
-
-    Raises:
-        CheckpointError: the folder does not hold DeepSeek-OCR.
-        DeviceError: the device is not there, or too small.
-    """
-    if config.model_dir is None:
-        raise UsageError("no model folder is given")
-    from docr.engine.runner import load_runner  # torch: only for engines that need it
-
-    detokenizer = Detokenizer(config.model_dir / "tokenizer.json")
-    runner = load_runner(config.model_dir, detokenizer, config)
-    return ModelEngine(config, runner, detokenizer)
-
-
-def resolved_dtype(config: EngineConfig) -> str:
-    """The dtype that an engine of this configuration computes in; loads no model.
-
-    Raises:
-        DeviceError: the device is not there.
-    """
-    from docr.engine.device import find_device, resolve_dtype  # torch, as above
-
-    return str(resolve_dtype(config.dtype, find_device(config.device))).removeprefix("torch.")
-
-
-def load_factory(name: str) -> EngineFactory:
-    """The engine factory called MODULE:NAME; tests choose their fakes so.
-
-    Raises:
-        UsageError: there is none.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(f"an engine is given as MODULE:NAME, not {name!r}")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"no engine {name!r}: {error}") from error
-    if not callable(factory):
-        raise UsageError(f"{name!r} is no engine factory: it cannot be called")
-    made: EngineFactory = factory
-    return made
-
-
 class ModelEngine:
     """DeepSeek-OCR on one device, with continuous batching. Implements Engine."""
 
@@ -137,7 +85,11 @@ class ModelEngine:
         self._config = config
         self._runner = runner
         self._detokenizer = detokenizer
-        self._scheduler = Scheduler(max_pages=runner.max_pages, cache_tokens=runner.cache_tokens)
+        self._scheduler = Scheduler(
+            max_pages=runner.max_pages,
+            cache_tokens=runner.cache_tokens,
+            in_blocks=runner.in_blocks,
+        )
         self._vision_limit = BatchLimit(runner.limits.vision_pixels)
         self._prefill_limit = BatchLimit(runner.limits.prefill_tokens)
         self._views: deque[View] = deque()  # of admitted pages, largest first
@@ -248,8 +200,8 @@ class ModelEngine:
             self._prompts.extendleft(reversed(batch))
 
     def _decode(self) -> None:
-        # A step more: the last one may begin a token before the reserve's end.
-        for page in self._scheduler.reserve(DECODE_TOKENS + MAX_DRAFT):
+        # A call more: the last one may begin a token before the reserve's end.
+        for page in self._scheduler.reserve(DECODE_TOKENS + self._runner.ahead):
             self._give_up_for_memory(page, f"the KV cache holds {self._scheduler.cache_tokens}")
         self._runner.arrange(self._scheduler.running, self._scheduler.row_length)
         begun = time.perf_counter()
@@ -259,8 +211,6 @@ class ModelEngine:
             batch = list(self._scheduler.running)
             if not batch:
                 return
-            for page in batch:
-                page.guess()
             try:
                 picks = self._runner.decode(batch)
             except OutOfMemory as error:
@@ -283,20 +233,9 @@ class ModelEngine:
             return
 
     def _accept(self, page: Sequence, picks: "Picks") -> bool:
-        """Append what was picked, as far as the page's draft was right; whether it is finished."""
-        draft, page.draft = page.draft, []
-        accepted = 0
-        finished = False
-        for guess, token, logprob in zip(
-            (*draft, None), picks.token_ids, picks.logprobs, strict=True
-        ):
-            finished = self._append(page, token, logprob)
-            if finished or token != guess:
-                break
-            accepted += 1
-        if page.drafter is not None:
-            page.drafter.learn(len(draft), accepted)
-        return finished
+        """Append what was picked, up to the page's end; whether it is finished."""
+        pairs = zip(picks.token_ids, picks.logprobs, strict=True)
+        return any(self._append(page, token, logprob) for token, logprob in pairs)
 
     def _append(self, page: Sequence, token: int, logprob: float) -> bool:
         """Append a picked token; whether the page is finished by that."""

@@ -6,12 +6,14 @@ What runs together, and when, is decided in engine.py and scheduler.py.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from docr.engine.cache import KVCache, bytes_per_token
+from docr.engine.blocks import BlockCache
+from docr.engine.cache import CacheSize, KVCache, bytes_per_token
 from docr.engine.config import EngineConfig
 from docr.engine.detokenize import Detokenizer
 from docr.engine.device import (
@@ -21,6 +23,9 @@ from docr.engine.device import (
     resolve_device,
     resolve_dtype,
 )
+from docr.engine.device_loop import DeviceLoop
+from docr.engine.host_loop import HostLoop
+from docr.engine.model import decoder
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
 from docr.engine.sampling import NgramRule, Picks, pick
@@ -57,6 +62,30 @@ LIMITS = {
 }
 
 
+class Loop(Protocol):
+    """The KV cache, and how running pages are decoded with it.
+
+    Attributes:
+        steps: decoding steps in a call.
+        ahead: tokens beyond its length that a page needs room for before a call.
+    """
+
+    steps: int
+    ahead: int
+
+    def arrange(self, running: list[Sequence], row_length: int) -> None:
+        """Lay out the cache for these pages; rows of this length where it has rows."""
+        ...
+
+    def prefilling(self, pages: list[Sequence]) -> decoder.KVCache:
+        """The cache as a prefill of these pages sees it."""
+        ...
+
+    def decode(self, pages: list[Sequence]) -> list[Picks]:
+        """The next tokens of each page, one at least. `pages` are all that run, in order."""
+        ...
+
+
 class Runner:
     """Runs the model for pages; knows nothing of waiting lines.
 
@@ -65,9 +94,20 @@ class Runner:
         limits: what to give it at once.
         context: most tokens of prompt and text together.
         max_pages, cache_tokens: what the KV cache is made for.
+        in_blocks: whether pages take blocks of the cache, or rows of one length.
+
+    Args:
+        on_device: decode in steps that need no host, with a cache in blocks; None: on CUDA devices.
     """
 
-    def __init__(self, model: DeepseekOCR, detokenizer: Detokenizer, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        model: DeepseekOCR,
+        detokenizer: Detokenizer,
+        config: EngineConfig,
+        *,
+        on_device: bool | None = None,
+    ) -> None:
         weights = next(model.parameters())
         self.device, self.dtype = weights.device, weights.dtype
         self.limits = LIMITS[self.device.type]
@@ -83,21 +123,41 @@ class Runner:
         # A page is 1,000 tokens or more. With rows for more pages than fit, pixels would wait.
         fitting = max(1, self.cache_tokens // 1024)
         self.max_pages = config.batch_size or min(self.limits.pages, fitting)
-        dims = model.config
+        self.in_blocks = self.device.type == "cuda" if on_device is None else on_device
         with device_errors(self.device):
-            self._cache = KVCache(
-                layers=dims.num_hidden_layers,
-                heads=dims.num_attention_heads,
-                head_dim=dims.head_dim,
-                tokens=self.cache_tokens,
-                longest_row=self.context,
-                device=self.device,
-                dtype=self.dtype,
-            )
+            self._loop = self._make_loop(detokenizer.eos_id)
+
+    def _make_loop(self, eos_id: int) -> Loop:
+        model, dims = self._model, self._model.config
+        size = CacheSize(
+            layers=dims.num_hidden_layers,
+            heads=dims.num_attention_heads,
+            head_dim=dims.head_dim,
+            tokens=self.cache_tokens,
+            longest=self.context,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        if not self.in_blocks:
+            return HostLoop(model, KVCache(size), self._pick)
+        return DeviceLoop(
+            model,
+            BlockCache(size),
+            undecodable=self._undecodable,
+            ngrams=self._ngrams,
+            eos_id=eos_id,
+            # In other dtypes the experts' rows are counted on the host, which no graph can hold.
+            capture=self.device.type == "cuda" and self.dtype == torch.bfloat16,
+        )
+
+    @property
+    def ahead(self) -> int:
+        """Tokens beyond its length that a page needs room for before it is decoded."""
+        return self._loop.ahead
 
     def arrange(self, running: list[Sequence], row_length: int) -> None:
-        """Lay out the KV cache: page i of `running` in row i, each row of this many tokens."""
-        self._cache.arrange(running, row_length)
+        """Lay out the KV cache: page i of `running` in row i, rows of this many tokens."""
+        self._loop.arrange(running, row_length)
 
     @torch.inference_mode()
     def encode(self, views: list[View]) -> None:
@@ -147,47 +207,32 @@ class Runner:
         with device_errors(self.device):
             x = self._model.embed(torch.from_numpy(ids).to(self.device))
             vision = torch.cat([self._vision[page] for page in pages])
-            x[torch.from_numpy(is_image).to(self.device)] = vision
+            # Places, not a mask: how many places a mask has, a GPU would have to tell the host.
+            places = torch.from_numpy(np.flatnonzero(is_image)).to(self.device)
+            x.flatten(0, 1)[places] = vision
             positions = torch.arange(shape[1], device=self.device).expand(shape)
-            hidden = self._model(x, positions, self._cache.prefilling(pages))
+            hidden = self._model(x, positions, self._loop.prefilling(pages))
             last = torch.tensor(lengths, device=self.device) - 1
             hidden = hidden[torch.arange(len(pages), device=self.device), last]
             return self._pick([page.token_ids for page in pages], hidden)
 
     @torch.inference_mode()
     def decode(self, pages: list[Sequence]) -> list[Picks]:
-        """Take each running page further. `pages` are all of them, in row order.
+        """Take each running page some tokens further. `pages` are all of them, in row order.
 
         Returns:
-            For each page what follows its last token, and what follows each token of its draft if
-            all before it are true.
+            The next tokens of each page, one at least; those behind its end mean nothing.
 
         Raises:
             OutOfMemory, DeviceError.
         """
         with device_errors(self.device):
-            cache = self._cache.decoding(pages)
-            counts = [1 + len(page.draft) for page in pages]
-            ids = np.zeros(cache.positions.shape, np.int64)
-            texts = []
-            for row, page in zip(ids, pages, strict=True):
-                row[: 1 + len(page.draft)] = page.token_ids[-1], *page.draft
-                row[1 + len(page.draft) :] = row[len(page.draft)]  # see Decoding
-                texts.append(page.token_ids)  # not a copy: most pages have no draft
-                texts += [[*page.token_ids, *page.draft[: n + 1]] for n in range(len(page.draft))]
-            x = self._model.embed(torch.from_numpy(ids).to(self.device))
-            hidden = self._model(x, cache.positions, cache)
-            asked = np.arange(ids.shape[1]) < np.array(counts)[:, None]
-            hidden = hidden[torch.from_numpy(asked).to(self.device)]
-            return list(self._pick(texts, hidden).split(counts))
+            return self._loop.decode(pages)
 
     def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
         """A token after each of the texts, from the hidden states [rows,D] at their ends."""
         banned = [self._ngrams.banned(ids) for ids in texts]
-        return pick(self._logits(hidden), undecodable=self._undecodable, banned=banned)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._model.logits(hidden)
+        return pick(self._model.logits(hidden), undecodable=self._undecodable, banned=banned)
 
     def forget(self, page: Sequence) -> None:
         """Drop what is kept for a page beside the KV cache."""
@@ -200,7 +245,7 @@ class Runner:
 
     def close(self) -> None:
         """Give the model and the cache back."""
-        del self._model, self._cache
+        del self._model, self._loop
         self._features.clear()
         self._vision.clear()
         release_memory(self.device)

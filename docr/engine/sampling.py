@@ -43,6 +43,28 @@ class NgramRule:
         return banned - self.exempt
 
 
+def ban_repeats(logits: Tensor, texts: Tensor, rule: NgramRule, exempt: Tensor) -> None:
+    """Apply an NgramRule to many texts at once, in fixed shapes and without the host.
+
+    Args:
+        logits: [rows,V]; banned ids become -inf.
+        texts: i64 [rows,W], the ends of the texts at the right, -1 before their beginning; at
+            least as long as the rule's window.
+        rule: what is banned.
+        exempt: i64, the rule's exempt ids.
+    """
+    width = min(rule.window, texts.shape[1])
+    if rule.n < 2 or rule.n > width:
+        return
+    grams = texts[:, -width:].unfold(1, rule.n, 1)  # rows, width-n+1, n
+    ends = grams[:, :, -1]
+    prefix = texts[:, None, -(rule.n - 1) :]
+    repeated = (grams[:, :, :-1] == prefix).all(-1) & (prefix >= 0).all(-1)
+    repeated &= ~torch.isin(ends, exempt)
+    worst = torch.where(repeated, -torch.inf, torch.inf).to(logits.dtype)
+    logits.scatter_reduce_(1, ends.clamp(min=0), worst, "amin")
+
+
 @dataclass(frozen=True, slots=True)
 class Picks:
     """A token and its log-probability for each row of a batch."""

@@ -1,9 +1,10 @@
 """Which pages run, and how the KV cache is divided among them. Policy only: no tensors.
 
-The cache is one block of memory for a fixed number of tokens. It is cut into equal rows, one a
-running page, as long as the longest of them needs (in steps of BLOCK). When a page outgrows the
-rows, all rows grow; when they no longer all fit, the youngest page is put back into the line. It
-keeps what it has generated and its vision tokens, and is prefilled again later.
+The cache is memory for a fixed number of tokens. Either it is cut into equal rows, one a running
+page, as long as the longest of them needs (in steps of BLOCK), and when a page outgrows the rows
+all rows grow; or each page takes blocks of its own as it grows. When the pages no longer all fit,
+the youngest is put back into the line. It keeps what it has generated and its vision tokens, and
+is prefilled again later.
 """
 
 import logging
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 BLOCK = 256
 """Row lengths are multiples of this: rows are moved about once in so many steps, not in each."""
+
+BLOCK_TOKENS = 64
+"""Tokens of a block, where pages take blocks of their own."""
 
 HEADROOM = 256
 """Tokens that a page must be able to generate before it is admitted."""
@@ -32,13 +36,17 @@ class Scheduler:
             is replaced by the last one, so that rows stay dense.
         row_length: tokens a row must hold for the pages running now.
         max_pages: most pages that run at once; shrinks when memory runs out.
+
+    Args:
+        in_blocks: whether pages take blocks of the cache, or rows of one length.
     """
 
-    def __init__(self, *, max_pages: int, cache_tokens: int) -> None:
+    def __init__(self, *, max_pages: int, cache_tokens: int, in_blocks: bool = False) -> None:
         self.max_pages = max_pages
         self.cache_tokens = cache_tokens
         self.running: list[Sequence] = []
         self.row_length = 0
+        self._in_blocks = in_blocks
         self._waiting: deque[Sequence] = deque()
         self._settling = False
 
@@ -69,12 +77,12 @@ class Scheduler:
         burst = min(max(1, self.max_pages // 16), len(self._waiting))
         if self._settling or free < burst:
             return admitted, too_large
-        longest = max((self._ahead(page, HEADROOM) for page in self.running), default=0)
+        lengths = [self._ahead(page, HEADROOM) for page in self.running]
         while self._waiting and len(self.running) < self.max_pages:
             page = self._waiting[0]
-            wanted = max(longest, self._ahead(page, HEADROOM))
-            if self._fits(len(self.running) + 1, wanted):
-                longest = wanted
+            wanted = self._ahead(page, HEADROOM)
+            if self._fits([*lengths, wanted]):
+                lengths.append(wanted)
                 self.running.append(page)
                 admitted.append(page)
             elif self.running:
@@ -83,7 +91,7 @@ class Scheduler:
                 too_large.append(page)
             self._waiting.popleft()
         if admitted:
-            self._stretch(longest)
+            self._stretch(max(lengths))
         return admitted, too_large
 
     def reserve(self, tokens: int) -> list[Sequence]:
@@ -93,9 +101,9 @@ class Scheduler:
             The page that has outgrown the whole cache, alone, and was taken out; else nothing.
         """
         while self.running:
-            longest = max(self._ahead(page, tokens) for page in self.running)
-            if self._fits(len(self.running), longest):
-                self._stretch(longest)
+            lengths = [self._ahead(page, tokens) for page in self.running]
+            if self._fits(lengths):
+                self._stretch(max(lengths))
                 break
             if len(self.running) == 1:
                 outgrown = self.running[0]
@@ -132,7 +140,7 @@ class Scheduler:
 
     def _stretch(self, tokens: int) -> None:
         """Make rows long enough; make them shorter only where they would be too many."""
-        needed = _in_blocks(tokens)
+        needed = _rounded(tokens, BLOCK)
         if needed > self.row_length or len(self.running) * self.row_length > self.cache_tokens:
             self.row_length = needed
 
@@ -140,13 +148,15 @@ class Scheduler:
         """Length of a page after so many more tokens, or when it must end."""
         return min(page.length + tokens, page.max_length)
 
-    def _fits(self, rows: int, tokens: int) -> bool:
-        return rows * _in_blocks(tokens) <= self.cache_tokens
+    def _fits(self, lengths: list[int]) -> bool:
+        if self._in_blocks:
+            return sum(_rounded(length, BLOCK_TOKENS) for length in lengths) <= self.cache_tokens
+        return len(lengths) * _rounded(max(lengths), BLOCK) <= self.cache_tokens
 
 
-def _in_blocks(tokens: int) -> int:
-    """Tokens rounded up to whole blocks."""
-    return -(-tokens // BLOCK) * BLOCK
+def _rounded(tokens: int, step: int) -> int:
+    """Tokens rounded up to a multiple of `step`."""
+    return -(-tokens // step) * step
 
 
 class BatchLimit:

@@ -17,7 +17,7 @@ def chosen_model() -> str:
     """The name or folder chosen by `docr models use`, else the catalogue's default."""
     try:
         chosen = choice_file().read_text(encoding="utf-8", errors="surrogateescape").strip()
-    except OSError:  # never chosen, or no home folder: as good as never
+    except (OSError, RuntimeError):  # never chosen, or no home folder: as good as never
         return DEFAULT_MODEL
     return chosen or DEFAULT_MODEL
 

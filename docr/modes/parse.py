@@ -32,7 +32,9 @@ Markdown is the blocks in their order, with one blank line between them, and a f
 - Runs of blank lines become one, and lines lose trailing spaces, but not in tables, maths and
   fenced code, which stay as they are. A table without its end lasts until the block's end.
 
-Nothing is escaped: Markdown, HTML and links that the model wrote are passed on.
+- HTML other than tables, links and images are spelled so that they only show (safe.py). The
+  blocks' texts are not: there the model's spelling stays.
+
 A table's content may stand in the block of the caption that follows it: so the model writes it.
 """
 
@@ -40,6 +42,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
+from docr.modes.safe import safe_markdown
 from docr.types import Affine, Block, Box, ParsedPage
 
 _Corners = tuple[int, int, int, int]
@@ -117,7 +120,7 @@ def parse(
         blocks.append(Block(label, boxes, content, figure=names[0] if names else None))
         if content and (header_footer or label not in _FURNITURE):
             heading = "" if content.startswith("#") else _HEADINGS.get(label, "")
-            paragraphs.append(heading + content)
+            paragraphs.append(safe_markdown(heading + content))
     markdown = "\n\n".join(paragraphs) + "\n" if paragraphs else ""
     return ParsedPage(markdown, tuple(blocks), tuple(figures))
 

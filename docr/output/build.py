@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Literal
 
 from docr.errors import FailureCode
+from docr.escape import escaped
 from docr.output.figures import FigureFile
 from docr.output.line import sealed
-from docr.output.names import escaped
 from docr.output.record import (
     Confidence,
     DocumentRecord,
@@ -80,6 +80,7 @@ def finished_page(
                 )
                 for figure in figures
             ),
+            raw=_valid(completion.text),
             token_ids=completion.token_ids if keep_tokens else None,
             run=run,
         )
@@ -148,6 +149,7 @@ def finished_document(
     page_count: int,
     pages: Sequence[PageEntry],
     rendered_by: str | None,
+    warnings: Sequence[str] = (),
     fingerprint: str,
     run: RunInfo,
 ) -> DocumentRecord:
@@ -160,6 +162,7 @@ def finished_document(
             source=source,
             state="partial" if has_failures else "ok",
             rendered_by=rendered_by,
+            warnings=tuple(escaped(warning) for warning in warnings),
             page_count=page_count,
             complete=len(pages) == page_count,
             totals=Totals(

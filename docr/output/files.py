@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from docr.errors import OutputError, OutputLocked
-from docr.output.names import escaped
+from docr.escape import escaped
 
 if sys.platform == "win32":
     import msvcrt
@@ -26,15 +26,20 @@ else:
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_ADVICE = {
+    **dict.fromkeys(DISK_FULL, "; free some space and run again"),
+    errno.ENOENT: "; the folder may have been moved or removed meanwhile",
+}
+
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Turn an OSError on the way to this path into an OutputError that names it."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        advice = "; free some space and run again" if error.errno in DISK_FULL else ""
+        advice = _ADVICE.get(error.errno or 0, "")
         raise OutputError(f"cannot write {escaped(str(path))}: {reason}{advice}") from error
 
 
@@ -76,7 +81,10 @@ def sync_folder(folder: Path) -> None:
     if sys.platform == "win32":
         return  # NTFS journals renames; a folder cannot be opened there
     with writing(folder):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:
+            return  # one that may be written and not read, such as that above the output folder
         try:
             os.fsync(descriptor)
         except OSError as error:

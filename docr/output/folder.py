@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from docr.errors import IncompatibleError
+from docr.escape import escaped
 from docr.output.files import replace_file, sync_folder, writing
-from docr.output.names import escaped
 from docr.output.record import JSON
 
 FORMAT_VERSION = 1

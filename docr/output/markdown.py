@@ -11,8 +11,8 @@ Each page begins with an HTML comment on a line of its own, which renderers do n
     <!-- page 3: failed:page-timeout -->
 
 Pages that are not simply "ok" name their state, so that a gap can be seen in the text, too. The
-text of a page stands unchanged. Links to figures hold, because document.md lies in the folder of
-the pages. (A page's own text may contain such a comment; who needs certainty reads the JSON.)
+text of a page stands unchanged; outside fenced code it holds no such comment of its own. Links to
+figures hold, because document.md lies in the folder of the pages.
 """
 
 from collections.abc import Iterable, Iterator

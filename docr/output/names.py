@@ -5,8 +5,8 @@ comes first, and 8 hex digits of its absolute path where two roots share that na
 changed only for its own sake, never because of another file, so that adding inputs moves nothing:
 
     too long (over 200 bytes)             cut, then ~<8 hex>
-    control characters, bytes that are    each replaced by "_", then ~<8 hex>
-    not UTF-8, any of <>:"|?*\
+    control characters, bidi marks, bytes each replaced by "_", then ~<8 hex>
+    that are not UTF-8, any of <>:"|?*\
     "..", a trailing dot or space,        as it is, or "_" for the dot or space, then ~<8 hex>
     .docr, manifest.jsonl, CON, NUL, …
     a name that ends like ~<8 hex>        as it is, then ~<8 hex>: no two sources meet
@@ -27,14 +27,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from docr.escape import UNPRINTABLE
 from docr.types import SourceFile
 
 MAX_COMPONENT_BYTES = 200  # file systems take 255; some encrypted ones less
 MAX_FOLDER_BYTES = 1024  # of the whole path below OUT: with OUT it must stay under PATH_MAX, 4096
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029"
-ESCAPED = re.compile(f"[{_CONTROL}]")
-UNSAFE = re.compile(f'[{_CONTROL}<>:"/\\\\|?*]')
+UNSAFE = re.compile(f'[{UNPRINTABLE}<>:"/\\\\|?*]')
 """Characters that no output name has: some file system, shell or terminal trips over each."""
 
 RESERVED = re.compile(
@@ -44,18 +43,6 @@ RESERVED = re.compile(
 """Names with a meaning of their own: to docr, or to Windows in any folder and with any suffix."""
 
 HASHED = re.compile(r"~[0-9a-f]{8}$", re.IGNORECASE)
-
-
-def escaped(text: str) -> str:
-    r"""Make a path printable on one line: control characters and undecodable bytes as \xNN."""
-
-    def escape(match: re.Match[str]) -> str:
-        code = ord(match[0])
-        if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's stand-in for a byte that is not UTF-8
-            return f"\\x{code - 0xDC00:02x}"
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-    return ESCAPED.sub(escape, text)
 
 
 def page_stem(number: int) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal, TypedDict, cast
 
 from docr.errors import FailureCode, OutputError
+from docr.escape import escaped
 from docr.output.line import verified
-from docr.output.names import escaped, page_stem
+from docr.output.names import page_stem
 from docr.output.record import SCHEMA_VERSION, PageEntry
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class DocumentJSON(TypedDict):
     code: FailureCode | None
     message: str | None
     rendered_by: str | None
+    warnings: list[str]
     page_count: int | None
     complete: bool
     pages: list[PageEntryJSON]
@@ -103,7 +105,7 @@ def read_page(path: Path | str) -> PageJSON | None:
     return cast(PageJSON | None, _read(path, "page"))
 
 
-def trusted_page(where: Path, page: int, fingerprint: str) -> PageJSON | None:
+def trusted_page(where: Path | str, page: int, fingerprint: str) -> PageJSON | None:
     """A page's record if it is this page's, of this fingerprint, and its figures are there.
 
     Args:
@@ -111,12 +113,12 @@ def trusted_page(where: Path, page: int, fingerprint: str) -> PageJSON | None:
         page: 1-based number.
         fingerprint: of the run that asks.
     """
-    found = read_page(where / f"{page_stem(page)}.json")
+    found = read_page(f"{where}/{page_stem(page)}.json")
     if found is None or found["fingerprint"] != fingerprint or found["page"] != page:
         return None
     try:
         for figure in found["figures"]:
-            if (where / figure["file"]).stat().st_size != figure["bytes"]:
+            if Path(where, figure["file"]).stat().st_size != figure["bytes"]:
                 return None
     except OSError:
         return None
@@ -165,18 +167,18 @@ def walk_documents(out: Path) -> Iterator[tuple[str, DocumentJSON]]:
     while pending:
         folder = pending.pop()
         path = f"{folder}document.json"
-        document = read_document(out / path)
+        document = read_document(f"{out}/{path}")
         if document is not None:
             yield path, document
         elif (out / path).is_file():
             log.warning("%s is damaged; the next run makes it anew", path)
-        names = _subfolders(out / folder)
+        names = _subfolders(f"{out}/{folder}")
         if not folder:
             names = [name for name in names if name != ".docr"]
         pending += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
 
 
-def _subfolders(folder: Path) -> list[str]:
+def _subfolders(folder: str) -> list[str]:
     """Names of the folders in a folder; none if it is gone meanwhile."""
     try:
         with os.scandir(folder) as entries:
@@ -184,7 +186,7 @@ def _subfolders(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise OutputError(f"cannot read {escaped(str(folder))}: {error.strerror}") from error
+        raise OutputError(f"cannot read {escaped(folder)}: {error.strerror}") from error
 
 
 def _read(path: Path | str, kind: Literal["page", "document"]) -> object:

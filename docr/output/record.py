@@ -21,8 +21,8 @@ from pydantic.json_schema import models_json_schema
 
 from docr import __version__
 from docr.errors import FailureCode
+from docr.escape import escaped
 from docr.events import DONE_STATES
-from docr.output.names import escaped
 from docr.types import Block, FinishReason, Grid, SourceFile
 
 SCHEMA_VERSION = 1
@@ -45,9 +45,9 @@ class SourceInfo(_Model):
 
     Attributes:
         root: the directory it was found under, absolute.
-        path: below `root`, "/" between components. Control characters and bytes that are not
-            UTF-8 are escaped as \xNN in both; the exact bytes are then in `root_b64`, `path_b64`
-            (base64), which are null otherwise.
+        path: below `root`, "/" between components. Control characters, bidi marks and bytes that
+            are not UTF-8 are escaped as \xNN or \uNNNN in both; the exact bytes are then in
+            `root_b64`, `path_b64` (base64), which are null otherwise.
         sha256: of the content; null, as `bytes`, if it could not be read.
     """
 
@@ -167,8 +167,11 @@ class PageRecord(_Model):
         vision_tokens: as the paper counts them: 64, 100, 256, 400, 100 n + 256.
         sequence_tokens: vision tokens as they stand in the sequence: 73, 111, 273, 421, ….
         compression: output tokens / vision tokens.
-        markdown: the content of the page's .md file; null if there is none.
-        blocks: the page's layout, boxes in three units.
+        markdown: the content of the page's .md file; null if there is none. No HTML but tables is
+            in it, and no link or image but to the page's figures.
+        blocks: the page's layout, boxes in three units; texts as the model wrote them.
+        raw: all that the model wrote, tags included. Do not render it: a page can make the model
+            write anything.
         token_ids: all generated ids, end of sequence included (--keep-tokens).
     """
 
@@ -196,6 +199,7 @@ class PageRecord(_Model):
     markdown: str | None = None
     blocks: tuple[Block, ...] = ()
     figures: tuple[Figure, ...] = ()
+    raw: str | None = None
     token_ids: tuple[int, ...] | None = None
     run: RunInfo
     checksum: str = ""
@@ -267,6 +271,7 @@ class DocumentRecord(_Model):
         fingerprint: as its pages'.
         state: "ok": all listed pages have a result; "partial": some are damaged or failed;
             "failed:<code>": the file failed before its pages were known.
+        warnings: the rendering engine's complaints on opening the file, such as a repair.
         page_count: pages in the file; null if it failed.
         complete: every page of the file is listed; not so after --pages or a stopped run.
         pages: by number.
@@ -281,6 +286,7 @@ class DocumentRecord(_Model):
     code: FailureCode | None = None
     message: str | None = None
     rendered_by: str | None = None
+    warnings: tuple[str, ...] = ()
     page_count: int | None
     complete: bool
     totals: Totals

@@ -54,7 +54,8 @@ MOST_MADE = 1024  # folders remembered: as many documents are hardly in flight a
 class Store:
     """An output folder that this run writes to. Made by `open()` or, in a rank, by `attach()`.
 
-    Folders are named as `Namer` names them: relative to OUT, with "/" between components.
+    Folders are named as `Namer` names them: relative to OUT, with "/" between components. What a
+    resumed run asks of every page uses plain strings: joining paths would take a third of its time.
 
     Attributes:
         out: the output folder, absolute, links resolved.
@@ -93,7 +94,7 @@ class Store:
         """
         with writing(out):
             out = out.resolve()
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out, below=next(each for each in (out, *out.parents) if each.exists()))
         if (out / ".docr" / "format").exists():
             read_format(out)  # an unknown version is left untouched
         for name in ("tmp", "runs"):
@@ -148,7 +149,7 @@ class Store:
         Raises:
             OutputError: the Markdown file cannot be written.
         """
-        found = trusted_page(self.out / folder, page, fingerprint)
+        found = trusted_page(f"{self.out}/{folder}", page, fingerprint)
         if found is None or source_sha256 not in (None, found["source"]["sha256"]):
             return None
         if found["markdown"] is not None:
@@ -157,11 +158,12 @@ class Store:
 
     def finished_pages(self, folder: str, fingerprint: str) -> list[PageEntry]:
         """`finished()` for all pages of a document that have a record, by number."""
-        where = self.out / folder
-        if not where.exists():
-            return []
+        where = f"{self.out}/{folder}"
         with writing(where):
-            names = os.listdir(where)  # noqa: PTH208 (names only)
+            try:
+                names = os.listdir(where)  # noqa: PTH208 (names only)
+            except FileNotFoundError:
+                return []
         matches = (PAGE_FILE.fullmatch(name) for name in names)
         numbers = {int(match[1]) for match in matches if match and match[2] == "json"}
         entries = (self.finished(folder, number, fingerprint) for number in sorted(numbers))
@@ -213,7 +215,11 @@ class Store:
 
     def document(self, folder: str) -> DocumentJSON | None:
         """What an earlier run recorded for a document; None if nothing that can be trusted."""
-        return read_document(self.out / folder / "document.json")
+        return read_document(f"{self.out}/{folder}/document.json")
+
+    def has_markdown(self, folder: str) -> bool:
+        """Whether a document's joined text is there."""
+        return os.access(f"{self.out}/{folder}/document.md", os.F_OK)
 
     def write_document(self, folder: str, record: DocumentRecord) -> str:
         """Join the listed pages to document.md, remove older ones, write document.json.
@@ -237,7 +243,8 @@ class Store:
         if record.pages:
             sections = joined(self._read_pages(record, figures))
             chunks = (section.encode() for section in sections)
-            replace_file(where / "document.md", chunks, temporary=self._temporary)
+            if replace_file(where / "document.md", chunks, temporary=self._temporary):
+                sync_folder(where)  # nobody compares it later, as a page's Markdown is compared
         else:
             self._remove(where / "document.md")
         self._remove_older(folder, record, figures)
@@ -264,15 +271,16 @@ class Store:
     # Inside
 
     def _mend_markdown(self, folder: str, page: int, markdown: str) -> None:
-        path = self.out / folder / f"{page_stem(page)}.md"
+        name = f"{page_stem(page)}.md"
         text = markdown.encode()
         try:
-            if path.read_bytes() == text:
-                return
+            with open(f"{self.out}/{folder}/{name}", "rb") as file:
+                if file.read() == text:
+                    return
         except OSError:
             pass  # missing, or not to be read: written anew
         where = self._enter(folder)
-        self._replace(path, text)
+        self._replace(where / name, text)
         sync_folder(where)
 
     def _read_pages(

@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +30,7 @@ from docr.pdf.session import ChildLost, Session
 from docr.pdf.settings import RenderSettings
 from docr.pdf.sources import input_error, open_source
 from docr.pdf.wire import Message, WireError
-from docr.pdf.work import Outcome, Work, unstarted
+from docr.pdf.work import Outcome, Strikes, Work, shared_memory, unstarted
 from docr.types import PageRef, SourceFile
 
 __all__ = ["Cage", "DocumentInfo", "Outcome", "RenderSettings", "RenderTask", "RenderedPage"]
@@ -69,6 +71,8 @@ class Cage:
         forking = sys.platform == "linux" if fork_server is None else fork_server
         self._launcher: Launcher = ForkingLauncher(setup) if forking else SpawningLauncher(setup)
         self._starts = _StartCounter()
+        self._strikes: dict[Path, Strikes] = {}  # of documents at work, and of bad ones
+        self._sandbox: tuple[str, ...] = ()
         self._selector = selectors.DefaultSelector()
         self._waiting: deque[RenderTask] = deque()
         self._at_work: deque[Work] = deque()
@@ -91,8 +95,29 @@ class Cage:
         """Pages submitted and not yet returned by poll."""
         return self._pending
 
+    @property
+    def sandbox(self) -> tuple[str, ...]:
+        """The layers that hold the children, as the last of them said; empty before the first."""
+        return self._sandbox
+
+    def check_sandbox(self) -> None:
+        """Start a child, to see that it can be locked up as the settings require.
+
+        Raises:
+            SandboxMissing: it cannot.
+            DocrError: no child can be started at all.
+        """
+        nothing = shared_memory()
+        try:
+            with suppress(InputError, ChildLost):  # an empty file, and no document
+                self._inspect(SourceFile(Path(), Path(), ""), nothing, sizes=False, rescue=False)
+        finally:
+            os.close(nothing)
+
     def inspect(self, source: SourceFile, *, sizes: bool = False) -> DocumentInfo:
         """Open a document in a child of its own and count its pages. Thread-safe; blocks.
+
+        Where the first engine crashes or hangs over it, the second is asked in another child.
 
         Args:
             source: the file.
@@ -100,26 +125,51 @@ class Cage:
 
         Raises:
             InputError: it cannot be opened, or not within page_timeout.
-            DocrError: no child can be started at all.
+            DocrError: no child can be started at all, or none in the sandbox that is required.
         """
         descriptor = open_source(source.path)
         try:
-            while True:
-                session = Session(
-                    self._launcher, source, [descriptor], self._settings, slots=0, sizes=sizes
-                )
-                try:
-                    return _read_info(source, session)
-                except ChildLost as lost:
-                    if lost.started:
-                        raise InputError(lost.code, lost.message) from lost
-                    self._starts.failed(lost)
-                finally:
-                    session.end()
+            try:
+                return self._inspect(source, descriptor, sizes=sizes, rescue=False)
+            except ChildLost as lost:
+                refused = InputError(lost.code, lost.message)
+                if lost.code in ("page-crash", "page-timeout"):
+                    with suppress(InputError, ChildLost):
+                        return self._inspect(source, descriptor, sizes=sizes, rescue=True)
+                raise refused from lost
         except OSError as error:
             raise input_error(error) from error
         finally:
             os.close(descriptor)
+
+    def _inspect(
+        self, source: SourceFile, descriptor: int, *, sizes: bool, rescue: bool
+    ) -> DocumentInfo:
+        """Ask one child that starts. Raises InputError, ChildLost and DocrError."""
+        while True:
+            session = Session(
+                self._launcher, source, [descriptor], self._settings, sizes=sizes, rescue=rescue
+            )
+            try:
+                return self._read_info(source, session)
+            except ChildLost as lost:
+                if lost.started:
+                    raise
+                self._starts.failed(lost)
+            finally:
+                session.end()
+
+    def _read_info(self, source: SourceFile, session: Session) -> DocumentInfo:
+        """Wait for what opening the document told. Raises InputError and ChildLost."""
+        message = _first_message(session)
+        self._sandbox = session.sandbox
+        try:
+            if "failed" in message:
+                failure = replies.read_failure(message, PageRef(source.path, 0))
+                raise InputError(failure.code, failure.message)
+            return replies.read_info(message, max_pages=self._settings.max_pages)
+        except WireError as error:
+            raise session.nonsense(error) from error
 
     def submit(self, task: RenderTask) -> None:
         """Add pages to render; poll starts them, in order of submission."""
@@ -164,12 +214,18 @@ class Cage:
             task = self._waiting.popleft()
             if not task.indexes:
                 continue
+            strikes = self._strikes.get(task.source.path, Strikes())
+            if (verdict := strikes.verdict()) is not None:
+                given_up = InputError("skipped", verdict)
+                self._ready.extend(unstarted(task, given_up, stage="render"))
+                continue
             try:
-                work = Work(task, self._launcher, self._settings, self._slots)
+                work = Work(task, self._launcher, self._settings, self._slots, strikes)
             except InputError as error:
                 self._ready.extend(unstarted(task, error))
             else:
                 self._at_work.append(work)
+                self._strikes[task.source.path] = strikes
                 self._selector.register(work.session.channel, selectors.EVENT_READ, work)
 
     def _listen(self, timeout: float, limit: int) -> None:
@@ -200,6 +256,7 @@ class Cage:
             if message is None:
                 return
             self._starts.succeeded()
+            self._sandbox = work.session.sandbox
             self._ready.extend(work.take(message))
 
     def _recover(self, work: Work, lost: ChildLost) -> None:
@@ -223,6 +280,11 @@ class Cage:
     def _dismiss(self, work: Work) -> None:
         self._at_work.remove(work)
         work.close()
+        path = work.task.source.path
+        if self._strikes[path] == Strikes() and all(
+            other.task.source.path != path for other in self._at_work
+        ):
+            del self._strikes[path]  # or they would grow with the collection
 
 
 class _StartCounter:
@@ -242,18 +304,6 @@ class _StartCounter:
             self._in_a_row += 1
             if self._in_a_row >= _MAX_START_FAILURES:
                 raise DocrError(f"cannot start a process to render in: {lost.message}") from lost
-
-
-def _read_info(source: SourceFile, session: Session) -> DocumentInfo:
-    """Wait for what opening the document told. Raises InputError and ChildLost."""
-    message = _first_message(session)
-    try:
-        if "failed" in message:
-            failure = replies.read_failure(message, PageRef(source.path, 0))
-            raise InputError(failure.code, failure.message)
-        return replies.read_info(message)
-    except WireError as error:
-        raise session.nonsense(error) from error
 
 
 def _first_message(session: Session) -> Message:

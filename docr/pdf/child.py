@@ -3,10 +3,12 @@
 Its life, the parent on the left:
 
     passes descriptors: the input, and for rendering the shared memory
-    sends the job                        -> {"hello": true}, confined from now on
+    sends the job                        -> {"hello": true, "sandbox": […]}, confined from now on
                                          -> {"page_count": …}: opened, or {"failed": …}: the end
-    {"index": page, "slot": k}           -> {"index": page, … header or "failed"}; as often as asked
+    {"index": page, "slot": k, …}        -> {"index": page, … header or "failed"}; as often as asked
     closes the socket, or kills
+
+A job without slots is to open and count, and no page will be asked for.
 
 Started by the fork server; or by itself (`python -m docr.pdf.child`, with its socket as standard
 input), where the parent first says which transform to load.
@@ -14,6 +16,7 @@ input), where the parent first says which transform to load.
 
 import base64
 import importlib
+import math
 import mmap
 import os
 import pickle
@@ -21,6 +24,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -33,7 +37,7 @@ from docr.pdf.images import ImageDocument
 from docr.pdf.limits import alarm, confine, ignore_signals
 from docr.pdf.render import PdfDocument, describe, is_blank, paper_colour
 from docr.pdf.replies import DocumentInfo, RenderedPage
-from docr.pdf.settings import RenderSettings
+from docr.pdf.settings import SANDBOX, RenderSettings
 from docr.pdf.sources import IMAGE_SUFFIXES, PDF_HEAD
 from docr.pdf.wire import Channel, Message
 from docr.types import U8, PageImage, PageRef, PageViews
@@ -97,14 +101,28 @@ def serve(connection: socket.socket, transform: Transform) -> None:
         source, memory = descriptors[0], descriptors[-1]
         size = replies.slot_bytes(settings)
         slots = wire.integer(job["slots"], 0, 1 << 10)
-        confine(
+        patience = settings.page_timeout + ALARM_GRACE_SECONDS
+        layers = confine(
             memory_bytes=settings.memory_limit + os.fstat(source).st_size,
             output_bytes=size * slots,
+            # For opening and for every page.
+            cpu_seconds=math.ceil(
+                patience * (1 + wire.integer(job["pages"], 0, replies.MAX_PAGES))
+            ),
         )
-        channel.send({"hello": True})
+        channel.send({"hello": True, "sandbox": layers})
+        if settings.require_sandbox and SANDBOX not in layers:
+            return  # the parent refuses as well
         try:
-            with alarm(settings.page_timeout + ALARM_GRACE_SECONDS):
-                document = open_document(source, str(job["suffix"]), settings)
+            with alarm(patience):
+                data = map_source(source)
+                document = open_document(
+                    data,
+                    str(job["suffix"]),
+                    settings,
+                    rescue=job["rescue"] is True,
+                    verify=slots == 0,
+                )
                 info = _info(document, sizes=job["sizes"] is True)
         except Exception as error:  # the cage's one broad catch, with the one in _page
             channel.send(replies.failure_message(*describe(error), stage="open"))
@@ -113,49 +131,97 @@ def serve(connection: socket.socket, transform: Transform) -> None:
         while request := channel.receive():
             index = wire.integer(request["index"], 0, replies.MAX_PAGES)
             offset = size * wire.integer(request["slot"], 0, slots - 1)
-            with alarm(settings.page_timeout + ALARM_GRACE_SECONDS):
-                reply = _page(document, index, transform, memory, offset)
+            engine = partial(_engine, document, data, settings, rescue=request["rescue"] is True)
+            with alarm(patience):
+                reply = _page(engine, index, transform, memory, offset)
             channel.send(reply | {"index": index})
     except (EOFError, OSError):
         return  # the parent has what it wanted, or is gone
 
 
-def open_document(descriptor: int, suffix: str, settings: RenderSettings) -> Document:
+def map_source(descriptor: int) -> mmap.mmap:
+    """A file as bytes.
+
+    Mapped: MuPDF can jump about in any size of file, and memory stays flat. A file cut short
+    meanwhile costs this process (SIGBUS) and no other.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError("io-read", f"cannot be mapped: {error.strerror}") from error
+
+
+def open_document(
+    data: mmap.mmap,
+    suffix: str,
+    settings: RenderSettings,
+    *,
+    rescue: bool = False,
+    verify: bool = False,
+) -> Document:
     """Open a file by what its content is; the suffix only decides how to complain.
+
+    Args:
+        data: the file.
+        suffix: of its name, in lower case.
+        settings: limits, and the password.
+        rescue: the first engine cannot open it: only try the second.
+        verify: make sure of the pages, as far as it must be done for every file.
 
     Raises:
         InputError: it is neither a PDF nor an image of a known kind, or cannot be opened.
     """
-    try:
-        # Mapped: MuPDF can jump about in any size of file, and memory stays flat. A file cut
-        # short meanwhile costs this process (SIGBUS) and no other.
-        data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise InputError("io-read", f"cannot be mapped: {error.strerror}") from error
+    document = _open(data, suffix, settings, rescue=rescue, verify=verify)
+    if verify and document.page_count > settings.max_pages:
+        what = f"more than {settings.max_pages} pages (--max-pages-per-file)"
+        raise InputError("too-many-pages", what)
+    return document
+
+
+def _open(
+    data: mmap.mmap, suffix: str, settings: RenderSettings, *, rescue: bool, verify: bool
+) -> Document:
     head = data[:_HEAD_BYTES]
     if suffix != ".pdf" and head.startswith(_IMAGE_HEADS):
         return ImageDocument(cast(BinaryIO, data), settings)  # it has all methods that Pillow uses
     if PDF_HEAD in head and not head.startswith(_GZIP_HEAD):
-        return _open_pdf(data, settings)
+        return _open_pdf(data, settings, rescue=rescue, verify=verify)
     if suffix in IMAGE_SUFFIXES:
         raise InputError("unreadable", "not an image of a known kind, or damaged")
     raise InputError("not-a-pdf", "the file does not begin as a PDF does (no %PDF-)")
 
 
-def _open_pdf(data: mmap.mmap, settings: RenderSettings) -> Document:
+def _open_pdf(data: mmap.mmap, settings: RenderSettings, *, rescue: bool, verify: bool) -> Document:
     """By MuPDF; what it refuses, or finds no page in, by PDFium, where that is installed.
 
     Raises:
         InputError: MuPDF's, if neither can open it.
     """
     try:
+        if rescue:
+            raise InputError("unreadable", "left to the second engine")
         return PdfDocument(data, settings)
     except InputError as error:
         if pdfium is None or error.code not in ("unreadable", "no-pages"):
             raise
         with suppress(InputError):
-            return pdfium.PdfiumDocument(data, settings)
+            document = pdfium.PdfiumDocument(data, settings)
+            if verify:
+                document.verify()
+            return document
         raise
+
+
+def _engine(
+    document: Document, data: mmap.mmap, settings: RenderSettings, *, rescue: bool
+) -> Document:
+    """Who renders a page: for one that crashed the first engine, the second, where there is one."""
+    if rescue and pdfium is not None and isinstance(document, PdfDocument):
+        return pdfium.PdfiumDocument(data, settings)
+    return document
 
 
 def _info(document: Document, *, sizes: bool) -> DocumentInfo:
@@ -169,12 +235,14 @@ def _info(document: Document, *, sizes: bool) -> DocumentInfo:
 
 
 def _page(
-    document: Document, index: int, transform: Transform, memory: int, offset: int
+    engine: Callable[[], Document], index: int, transform: Transform, memory: int, offset: int
 ) -> Message:
     """Render and transform one page into its slot; the header, or why there is none."""
-    stage = "render"
+    stage, rendered_by = "render", None
     try:
         started = time.perf_counter()
+        document = engine()
+        rendered_by = document.rendered_by
         # No path: the parent knows it, and a child that is taken over need not.
         image = document.render(PageRef(_UNTOLD_PATH, index))
         blank = is_blank(image)
@@ -192,14 +260,14 @@ def _page(
         return replies.write_page(memory, offset, page, paper)
     except Exception as error:
         code, message = describe(error)
-        return replies.failure_message(code, message, stage=stage, rendered_by=document.rendered_by)
+        return replies.failure_message(code, message, stage=stage, rendered_by=rendered_by)
 
 
 def prepare_process() -> None:
     """Set up an interpreter that will read untrusted documents (and nothing else)."""
     ignore_signals()
     Image.init()  # all plugins now: one import for many children, none after confinement
-    Image.MAX_IMAGE_PIXELS = None  # images.BOMB_PIXELS is the limit
+    Image.MAX_IMAGE_PIXELS = None  # RenderSettings.max_image_pixels is the limit
 
 
 def main() -> None:

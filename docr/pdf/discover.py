@@ -53,6 +53,7 @@ class Discovery:
         exclude: patterns, none of which a path may match.
         files_from: names of files and directories; iterated twice, see NameList.
         exclude_dir: the output folder.
+        follow_links: follow links to files anywhere.
 
     Attributes:
         roots: all roots, in order of appearance.
@@ -68,11 +69,13 @@ class Discovery:
         exclude: Sequence[str] = (),
         files_from: Iterable[bytes] | None = None,
         exclude_dir: Path | None = None,
+        follow_links: bool = False,
     ) -> None:
         self.skipped: Counter[str] = Counter()
         self._include = [glob_regex(pattern) for pattern in include]
         self._exclude = [glob_regex(pattern) for pattern in exclude]
         self._exclude_dir = exclude_dir.resolve() if exclude_dir else None
+        self._follow_links = follow_links
         self._list = files_from or ()
         self._working = os.getcwd()
         paths = dict.fromkeys(path for text in inputs for path in _expand(os.fspath(text)))
@@ -157,7 +160,17 @@ class Discovery:
                 yield relative.removesuffix("/")
             else:
                 source = _source(root, relative)
-                yield _checked(source) if name in odd else source
+                yield self._odd(source) if name in odd else source
+
+    def _odd(self, source: SourceFile) -> Found:
+        """What is no plain file: a link, or nothing to be read."""
+        found = _checked(source)
+        if isinstance(found, SourceFile) and not self._follow_links:
+            target = os.path.realpath(source.path)
+            if not Path(target).is_relative_to(os.path.realpath(source.root)):
+                what = "a link out of the folder; --follow-links follows it"
+                return source, InputError("special-file", what)
+        return found
 
     def _take(self, path: str) -> bool:
         """Whether a path is still to be yielded; it then counts as taken."""

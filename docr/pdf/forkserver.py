@@ -6,8 +6,9 @@ reads no document and so survives them all.
 
 Over the control socket (AF_UNIX, SOCK_SEQPACKET) come first the setup, then for each child two
 sockets: the connection it will talk over, and its lifeline. Whatever is said on a lifeline, and
-its closing, kills that child; when a child has ended, its wait status is written there. Only its
-parent may safely kill by process id: here no id is reused before the child is reaped.
+its closing, kills that child, which is a process group of its own; when a child has ended, its
+wait status is written there. Only its parent may safely kill by process id: here no id is reused
+before the child is reaped.
 """
 
 import gc
@@ -61,7 +62,7 @@ class ForkServer:
                     self._reap()
                 elif self._lifelines.get(key.data) is key.fileobj:  # not reaped just now
                     self._selector.unregister(key.fileobj)
-                    os.kill(key.data, signal.SIGKILL)
+                    os.killpg(key.data, signal.SIGKILL)
 
     def _fork(self, connection: socket.socket, lifeline: socket.socket) -> None:
         server = os.getpid()
@@ -74,6 +75,8 @@ class ForkServer:
         if pid == 0:
             self._become_child(server, connection, lifeline)
         connection.close()
+        with suppress(ProcessLookupError):  # gone as soon as it came
+            os.setpgid(pid, pid)  # here and there: nobody knows who is first
         self._lifelines[pid] = lifeline
         self._selector.register(lifeline, selectors.EVENT_READ, pid)
 
@@ -84,6 +87,7 @@ class ForkServer:
         status = 1
         try:
             die_with_parent(server)
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             child.silence()
@@ -113,8 +117,9 @@ class ForkServer:
             lifeline.close()
 
     def _end(self) -> None:
+        signal.set_wakeup_fd(-1)  # Python would complain of a child that ends after our sockets
         for pid in self._lifelines:
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
 
 
 def main() -> None:

@@ -10,12 +10,11 @@ import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from docr.errors import InputError
-from docr.pdf.settings import MAX_SIDE_PX, RenderSettings
+from docr.pdf.settings import MAX_SIDE_PX, RenderSettings, check_aspect
 from docr.pdf.wire import clean_lines
 from docr.types import PageImage, PageRef
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")  # of Pillow's sixty, the ones asked for
-BOMB_PIXELS = 400_000_000  # an A0 sheet at 400 dpi has 250 million
 
 # What EXIF's orientation asks for. TIFF's own is already undone by Pillow when it loads.
 _TRANSPOSE = {
@@ -44,7 +43,7 @@ class ImageDocument:
         self._settings = settings
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's bomb warning; BOMB_PIXELS is the limit
+                warnings.simplefilter("ignore")  # Pillow's bomb warning; we have limits of our own
                 self._image = Image.open(file, formats=FORMATS)
                 # Animations and depth maps are not pages.
                 tiff = self._image.format == "TIFF"
@@ -104,18 +103,16 @@ class ImageDocument:
     def _fitting(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size, or a smaller one of the same shape that keeps to the pixel budget."""
         width, height = size
-        if width * height > BOMB_PIXELS:
-            raise InputError("too-large", f"the image declares {width} x {height} pixels")
+        if width * height > self._settings.max_image_pixels:
+            what = f"the image declares {width} x {height} pixels (--max-image-pixels)"
+            raise InputError("too-large", what)
+        check_aspect(width, height, self._settings)
         scale = min(
             1.0,
             math.sqrt(self._settings.max_pixels / (width * height)),
             MAX_SIDE_PX / max(width, height),
         )
-        if scale == 1.0:
-            return size
-        if scale * min(width, height) < 1:
-            raise InputError("too-large", f"{width} x {height} pixels is too long for its width")
-        return int(width * scale), int(height * scale)
+        return size if scale == 1.0 else (int(width * scale), int(height * scale))
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from docr.pdf import landlock, seccomp
+
 if sys.platform != "win32":
     import resource
 
 _MAX_OPEN_FILES = 64
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def ignore_signals() -> None:
@@ -31,27 +33,45 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def confine(*, memory_bytes: int, output_bytes: int) -> None:
-    """Bound this process for the rest of its life.
+def confine(*, memory_bytes: int, output_bytes: int, cpu_seconds: int) -> tuple[str, ...]:
+    """Bound this process for the rest of its life, and lock it up as far as the system can.
 
     Args:
         memory_bytes: address space; beyond it allocations fail, which MuPDF reports.
         output_bytes: size of any file it writes, the shared memory among them.
+        cpu_seconds: of computing, for all that is asked of it. Its deadlines end it earlier; this
+            is for one that was taken over and whose parent is busy.
+
+    Returns:
+        The layers of the sandbox that took effect; see `docr doctor`.
     """
     if sys.platform == "win32":
-        return
-    for limit, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, output_bytes),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
-        (resource.RLIMIT_AS, memory_bytes),
+        return ()
+    for limit, value, spare in (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CPU, cpu_seconds, 1),  # so that SIGXCPU comes, and then SIGKILL
+        (resource.RLIMIT_FSIZE, output_bytes, 0),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES, 0),
+        (resource.RLIMIT_AS, memory_bytes, 0),
     ):
         hard = resource.getrlimit(limit)[1]
-        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        ceiling = value + spare if hard == resource.RLIM_INFINITY else min(value + spare, hard)
         try:
-            resource.setrlimit(limit, (ceiling, ceiling))
+            resource.setrlimit(limit, (min(value, ceiling), ceiling))
         except (OSError, ValueError):
             continue  # macOS refuses RLIMIT_AS; the deadline still holds
+    return _lock_up() if sys.platform == "linux" else ()
+
+
+def _lock_up() -> tuple[str, ...]:
+    """Linux: no network, no files to write, no programs. Names the layers that took effect."""
+    layers = (
+        # First: without it the others need a privilege.
+        ("no_new_privs", lambda: ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0),
+        ("landlock", landlock.restrict),
+        ("seccomp", seccomp.restrict),
+    )
+    return tuple(name for name, apply in layers if apply())
 
 
 @contextmanager

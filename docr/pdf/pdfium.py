@@ -6,13 +6,22 @@ asked second; `rendered_by` says in each record which engine made the page.
 
 import ctypes
 import mmap
+from pathlib import Path
 
 import numpy as np
 import pypdfium2
 import pypdfium2.raw as pdfium_c
 
 from docr.errors import InputError
-from docr.pdf.settings import MAX_TEXT, POINTS_PER_INCH, RenderSettings, choose_scale
+from docr.pdf.render import is_blank
+from docr.pdf.settings import (
+    MAX_LOST_IN_A_ROW,
+    MAX_TEXT,
+    POINTS_PER_INCH,
+    SECOND_ENGINE,
+    RenderSettings,
+    choose_scale,
+)
 from docr.pdf.wire import clean_line
 from docr.types import Affine, PageImage, PageRef
 
@@ -24,7 +33,7 @@ class PdfiumDocument:
         InputError: "encrypted", "no-pages", or "unreadable".
     """
 
-    rendered_by = f"pdfium {pypdfium2.PDFIUM_INFO.build}"
+    rendered_by = f"{SECOND_ENGINE} {pypdfium2.PDFIUM_INFO.build}"
     warnings: tuple[str, ...] = ()
 
     def __init__(self, data: mmap.mmap | bytes, settings: RenderSettings) -> None:
@@ -39,13 +48,49 @@ class PdfiumDocument:
         self.page_count = len(self._document)
         if self.page_count == 0:
             raise InputError("no-pages", "the document has no pages")
-        try:
-            self._document[self.page_count - 1]
-        except pypdfium2.PdfiumError as error:
-            # PDFium believes a count that no page stands behind, however large.
-            what = f"announces {self.page_count} pages and does not have the last"
-            raise InputError("unreadable", f"the document {what}") from error
         self._document.init_forms()  # or fields that were filled in stay empty
+
+    def verify(self) -> None:
+        """Count the pages that are there, and see that something is on one of them.
+
+        PDFium believes a count that no page stands behind, however large, and draws white where
+        it understands nothing.
+
+        Raises:
+            InputError: "no-pages": none can be had, or all are blank.
+        """
+        self.page_count = self._end()
+        lost = 0
+        for index in range(self.page_count):
+            try:
+                if not is_blank(self.render(PageRef(Path(), index))):
+                    return
+                lost = 0
+            except (pypdfium2.PdfiumError, InputError):
+                lost += 1
+                if lost == MAX_LOST_IN_A_ROW:
+                    break
+        raise InputError("no-pages", "no page with anything on it could be drawn")
+
+    def _end(self) -> int:
+        """Where the pages end: behind the last, or behind so many in a row that do not exist.
+
+        Those are reported as missing. One over the limit is as far as it counts.
+        """
+        announced = min(self.page_count, self._settings.max_pages + 1)
+        lost = 0
+        for index in range(announced):
+            lost = 0 if self._exists(index) else lost + 1
+            if lost == MAX_LOST_IN_A_ROW:
+                return index + 1
+        return announced
+
+    def _exists(self, index: int) -> bool:
+        try:
+            self._document.get_page_size(index)
+        except pypdfium2.PdfiumError:
+            return False
+        return True
 
     def size_px(self, index: int) -> tuple[int, int]:
         """(width, height) that a page would be rendered in; zeros where that would fail."""
@@ -60,12 +105,16 @@ class PdfiumDocument:
         """Render a page with its annotations, as a reader shows it: rotated and cropped.
 
         Raises:
-            InputError: the page has no sensible size, or is not in the document.
-            PdfiumError: the page cannot be loaded.
+            InputError: the page has no sensible size, or cannot be loaded.
+            PdfiumError: it cannot be drawn.
         """
         if ref.index >= self.page_count:
             raise InputError("input-changed", f"the file now has {self.page_count} pages")
-        page = self._document[ref.index]
+        try:
+            page = self._document[ref.index]
+        except pypdfium2.PdfiumError as error:
+            what = "the page is announced but not in the file, or damaged beyond repair"
+            raise InputError("page-missing", what) from error
         page_pt = page.get_size()
         scale = choose_scale(page_pt, self._settings)
         bitmap = page.render(scale=scale, rev_byteorder=True, prefer_bgrx=False)

@@ -10,9 +10,9 @@ import re
 from contextlib import suppress
 
 import numpy as np
-import pymupdf
 
 from docr.errors import FailureCode, InputError
+from docr.pdf.mupdf import pymupdf
 from docr.pdf.settings import MAX_TEXT, POINTS_PER_INCH, RenderSettings, choose_scale
 from docr.pdf.wire import clean_line, clean_lines
 from docr.types import U8, Affine, PageImage, PageRef
@@ -58,6 +58,8 @@ class PdfDocument:
                 raise InputError(code, message) from error
             raise InputError("unreadable", f"damaged beyond repair: {message}") from error
         self.warnings = _take_warnings()
+        # As it is now: after a repair while a page is drawn, the next would depend on that one.
+        self._repaired = bool(self._document.is_repaired)
         if self.page_count < 1:
             raise InputError("no-pages", "no page could be found in the document")
 
@@ -114,6 +116,8 @@ class PdfDocument:
         if any(_OUT_OF_MEMORY.search(warning) for warning in warnings):
             # MuPDF goes on without what did not fit, and the page would look finished.
             raise MemoryError("out of memory: parts of the page were left out")
+        if self._repaired and not warnings and shows_nothing(pixels):
+            warnings = ("nothing is on this page; the file is damaged and had to be repaired",)
         return PageImage(
             ref=ref,
             pixels=pixels,
@@ -128,21 +132,29 @@ class PdfDocument:
 
 
 def is_blank(image: PageImage) -> bool:
-    """Whether nothing is on the page.
+    """Whether nothing is on the page, or nothing is left of it.
 
-    No text in its layer, and no pixel further than BLANK_LEVELS from the colour of the paper: in
-    each channel, the commonest value.
+    No text in its layer, unless the engine complained: it could not draw it then; and nothing to
+    see.
     """
-    if image.has_text or image.pixels.size == 0:
-        return not image.has_text
+    if image.has_text and not image.warnings:
+        return False
+    return shows_nothing(image.pixels)
+
+
+def shows_nothing(pixels: U8) -> bool:
+    """Whether a page is mere paper. pixels: u8 [H, W, 3].
+
+    No pixel is further than BLANK_LEVELS from the colour of the paper: in each channel, the
+    commonest value.
+    """
+    if pixels.size == 0:
+        return True
     # One axis at a time: both at once takes a hundred times as long.
-    low, high = (
-        image.pixels.min(axis=0).min(axis=0),
-        image.pixels.max(axis=0).max(axis=0),
-    )
+    low, high = pixels.min(axis=0).min(axis=0), pixels.max(axis=0).max(axis=0)
     if np.any(high - low > 2 * BLANK_LEVELS):
         return False  # the common case, decided without counting
-    paper = paper_colour(image.pixels).astype(np.int16)
+    paper = paper_colour(pixels).astype(np.int16)
     return bool(np.all(high - paper <= BLANK_LEVELS) and np.all(paper - low <= BLANK_LEVELS))
 
 

@@ -50,6 +50,7 @@ class RenderTask:
 
     source: SourceFile
     indexes: tuple[int, ...]  # 0-based
+    rescued: bool = False  # the first engine cannot open it, the second can
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,9 +221,9 @@ def info_message(info: DocumentInfo) -> Message:
     return dataclasses.asdict(info)
 
 
-def read_info(message: Message) -> DocumentInfo:
+def read_info(message: Message, *, max_pages: int = MAX_PAGES) -> DocumentInfo:
     """A DocumentInfo from a frame (parent side). Raises WireError."""
-    page_count = wire.integer(message.get("page_count"), 1, MAX_PAGES)
+    page_count = wire.integer(message.get("page_count"), 1, max_pages)
     sizes = message.get("sizes_px")
     if not isinstance(sizes, list) or len(sizes) not in (0, page_count):
         raise WireError("expected a size for each page")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 
-from docr.errors import FailureCode
+from docr.errors import FailureCode, SandboxMissing
+from docr.pdf import wire
 from docr.pdf.launch import Child, Launcher
-from docr.pdf.settings import RenderSettings
+from docr.pdf.settings import SANDBOX, RenderSettings
 from docr.pdf.wire import Channel, Message, WireError
 from docr.types import SourceFile
 
@@ -35,7 +36,9 @@ class Session:
         descriptors: the opened file and, for rendering, the shared memory; they stay the caller's.
         settings: for the child.
         slots: of shared memory; 0 where nothing will be rendered.
+        pages: how many will be asked for at most.
         sizes: whether opening reports the size of each page.
+        rescue: only the second engine opens the document.
 
     Raises:
         OSError: no child could be started.
@@ -48,19 +51,24 @@ class Session:
         descriptors: Sequence[int],
         settings: RenderSettings,
         *,
-        slots: int,
-        sizes: bool,
+        slots: int = 0,
+        pages: int = 0,
+        sizes: bool = False,
+        rescue: bool = False,
     ) -> None:
         self._settings = settings
         self._child: Child = launcher.launch()
         self.channel = Channel(self._child.connection)
         self._started = False
+        self.sandbox: tuple[str, ...] = ()
         self.mark = time.monotonic()
         job: Message = {
             "settings": dataclasses.asdict(settings),
             "suffix": PurePosixPath(source.relative).suffix.lower(),
             "slots": slots,
+            "pages": pages,
             "sizes": sizes,
+            "rescue": rescue,
         }
         try:
             self.channel.send_descriptors(descriptors)
@@ -78,16 +86,17 @@ class Session:
         allowed = self._settings.page_timeout if self._started else START_SECONDS
         return self.mark + allowed
 
-    def request(self, index: int, slot: int) -> None:
-        """Ask for a page."""
+    def request(self, index: int, slot: int, *, rescue: bool) -> None:
+        """Ask for a page; with `rescue`, of the second engine."""
         with suppress(OSError):  # gone: receiving will tell how
-            self.channel.send({"index": index, "slot": slot})
+            self.channel.send({"index": index, "slot": slot, "rescue": rescue})
 
     def receive(self) -> Message | None:
         """The next message, None while there is none.
 
         Raises:
             ChildLost: the child died, or said what makes no sense.
+            SandboxMissing: it is not locked up, and has to be.
         """
         try:
             while (message := self.channel.receive()) is not None:
@@ -97,6 +106,7 @@ class Session:
                 self._started = message.get("hello") is True
                 if not self._started:
                     raise WireError("no hello")
+                self._check_sandbox(wire.lines(message.get("sandbox")))
         except EOFError:
             raise self._cause_of_death() from None
         except WireError as error:
@@ -123,6 +133,14 @@ class Session:
         self._child.release()
         self.channel.close()
 
+    def _check_sandbox(self, layers: tuple[str, ...]) -> None:
+        self.sandbox = layers
+        if self._settings.require_sandbox and SANDBOX not in layers:
+            raise SandboxMissing(
+                "--require-sandbox: this system cannot lock up the processes that render; it takes"
+                " Linux with seccomp, on x86_64 or aarch64 (docr doctor shows what there is)"
+            )
+
     def _timeout(self) -> ChildLost:
         what = f"took longer than {self._settings.page_timeout:g} s and was stopped"
         return ChildLost("page-timeout", what, started=True)
@@ -130,7 +148,7 @@ class Session:
     def _cause_of_death(self) -> ChildLost:
         """By the exit status of a child that closed its end."""
         status = self._child.wait()
-        if status == -getattr(signal, "SIGALRM", 0):
+        if status in (-getattr(signal, "SIGALRM", 0), -getattr(signal, "SIGXCPU", 0)):
             return self._timeout()
         code: FailureCode = "page-crash"
         if status is None or status == -getattr(signal, "SIGKILL", 0):

@@ -22,14 +22,15 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _DENIED = {errno.EACCES, errno.EPERM}
 
 
-def open_source(path: Path) -> int:
+def open_source(path: Path, *, max_bytes: int | None = None) -> int:
     """Open a regular, non-empty file for reading.
 
     Returns:
         A descriptor; the caller closes it.
 
     Raises:
-        InputError: there is no such file, or it is empty, special, or cannot be read.
+        InputError: there is no such file, or it is empty, larger than `max_bytes`, special, or
+            cannot be read.
     """
     try:
         require_regular(path.stat())  # before open: opening a device may already act on it
@@ -41,6 +42,9 @@ def open_source(path: Path) -> int:
         require_regular(status)
         if status.st_size == 0:
             raise InputError("empty-file", "the file is empty")
+        if max_bytes is not None and status.st_size > max_bytes:
+            size, limit = status.st_size >> 20, max_bytes >> 20
+            raise InputError("too-large", f"{size} MiB; --max-file-mib allows {limit}")
     except BaseException:
         os.close(descriptor)
         raise

@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from docr.errors import FailureCode, InputError
@@ -11,14 +12,35 @@ from docr.pdf import replies, wire
 from docr.pdf.launch import Launcher
 from docr.pdf.replies import RenderedPage, RenderTask
 from docr.pdf.session import ChildLost, Session
-from docr.pdf.settings import RenderSettings
+from docr.pdf.settings import MAX_LOST_IN_A_ROW, RenderSettings
 from docr.pdf.sources import input_error, open_source
 from docr.pdf.wire import Message, WireError
 from docr.types import PageFailure, PageRef
 
-MAX_KILLED_PAGES = 3  # of one task; the rest is then skipped
+MAX_KILLED_PAGES = 3  # of a document; the rest is then skipped
 
 Outcome = RenderedPage | PageFailure
+
+
+@dataclass(slots=True)
+class Strikes:
+    """What a document has cost so far, over all its tasks.
+
+    Attributes:
+        killed: pages that took their child with them.
+        lost: pages of a rescued document, the last ones in a row, that could not be rendered.
+    """
+
+    killed: int = 0
+    lost: int = 0
+
+    def verdict(self) -> str | None:
+        """Why the document is to be given up, or None."""
+        if self.killed >= MAX_KILLED_PAGES:
+            return f"given up: {self.killed} pages of this document had to be stopped"
+        if self.lost >= MAX_LOST_IN_A_ROW:
+            return f"given up: {self.lost} pages in a row of this damaged document failed"
+        return None
 
 
 class Work:
@@ -32,20 +54,25 @@ class Work:
     """
 
     def __init__(
-        self, task: RenderTask, launcher: Launcher, settings: RenderSettings, slots: int
+        self,
+        task: RenderTask,
+        launcher: Launcher,
+        settings: RenderSettings,
+        slots: int,
+        strikes: Strikes,
     ) -> None:
-        self._task = task
+        self.task = task
         self._launcher = launcher
         self._settings = settings
         self._slots = slots
         self._settled = 0  # positions in task.indexes
         self._asked = 0
         self._opened = False
-        self._killed = 0
-        self._crashed_at = -1  # position of the page that is being tried once more
+        self._strikes = strikes
+        self._crash: ChildLost | None = None  # of the page that is being tried once more
         self._source = open_source(task.source.path)
         try:
-            self._memory = _shared_memory()
+            self._memory = shared_memory()
         except OSError as error:
             os.close(self._source)
             raise input_error(error) from error
@@ -58,7 +85,7 @@ class Work:
     @property
     def finished(self) -> bool:
         """Whether every page is settled."""
-        return self._settled == len(self._task.indexes)
+        return self._settled == len(self.task.indexes)
 
     def take(self, message: Message) -> Iterator[Outcome]:
         """Understand a message: nothing, an outcome, or the failure of all pages.
@@ -72,31 +99,26 @@ class Work:
                 yield from self.give_up(failure.code, failure.message, stage="open")
                 return
             if self._opened:
-                outcome = self._read(message)
-                self._settled += 1
-                yield outcome
+                yield from self._settle(self._read(message))
             else:
                 replies.read_info(message)
                 self._opened = True
         except WireError as error:
             raise self.session.nonsense(error) from error
-        self._ask()
+        if not self.finished:
+            self._ask()
 
     def blame(self, lost: ChildLost) -> Iterator[Outcome]:
         """Record the loss of the child over the page it was at, or over all if that is too much.
 
-        A crash is tried once more in a new child: memory errors in the libraries below come and
-        go. A page that took too long, or too much memory, would do so again.
+        A crash is tried once more in a new child, by the second engine where there is one. A page
+        that took too long, or too much memory, has had its chance.
         """
-        if lost.code == "page-crash" and self._crashed_at != self._settled:
-            self._crashed_at = self._settled
+        if lost.code == "page-crash" and self._crash is None:
+            self._crash = lost
             return
-        self._killed += 1
-        yield PageFailure(ref=self._ref(), stage="render", code=lost.code, message=lost.message)
-        self._settled += 1
-        if self._killed >= MAX_KILLED_PAGES:
-            what = f"given up: {self._killed} pages of this document had to be stopped"
-            yield from self.give_up("skipped", what)
+        self._strikes.killed += 1
+        yield from self._settle(self._failure(lost))
 
     def give_up(
         self, code: FailureCode, message: str, *, stage: Literal["open", "render"] = "render"
@@ -120,22 +142,39 @@ class Work:
         self._asked = self._settled
         return Session(
             self._launcher,
-            self._task.source,
+            self.task.source,
             [self._source, self._memory],
             self._settings,
             slots=self._slots,
-            sizes=False,
+            pages=len(self.task.indexes) - self._settled,
+            rescue=self.task.rescued,
         )
+
+    def _settle(self, outcome: Outcome) -> Iterator[Outcome]:
+        """Take the outcome of the first page not settled, and give up where that is the end."""
+        if isinstance(outcome, PageFailure) and self._crash is not None:
+            outcome = self._failure(self._crash)  # how the second try went is of no interest
+        self._crash = None
+        self._settled += 1
+        lost = self.task.rescued and isinstance(outcome, PageFailure)
+        self._strikes.lost = self._strikes.lost + 1 if lost else 0
+        yield outcome
+        if (verdict := self._strikes.verdict()) is not None:
+            yield from self.give_up("skipped", verdict)
+
+    def _failure(self, lost: ChildLost) -> PageFailure:
+        return PageFailure(ref=self._ref(), stage="render", code=lost.code, message=lost.message)
 
     def _ref(self) -> PageRef:
         """The first page that is not settled."""
-        return PageRef(self._task.source.path, self._task.indexes[self._settled])
+        return PageRef(self.task.source.path, self.task.indexes[self._settled])
 
     def _ask(self) -> None:
         """Keep the child busy as far as there are free slots."""
-        ahead = min(len(self._task.indexes), self._settled + self._slots)
+        ahead = min(len(self.task.indexes), self._settled + self._slots)
         for position in range(self._asked, ahead):
-            self.session.request(self._task.indexes[position], position % self._slots)
+            rescue = self._crash is not None and position == self._settled
+            self.session.request(self.task.indexes[position], position % self._slots, rescue=rescue)
         self._asked = ahead
 
     def _read(self, message: Message) -> Outcome:
@@ -155,14 +194,16 @@ class Work:
         os.close(self._memory)
 
 
-def unstarted(task: RenderTask, error: InputError) -> Iterator[PageFailure]:
-    """The failures of a task whose file cannot be opened."""
+def unstarted(
+    task: RenderTask, error: InputError, *, stage: Literal["open", "render"] = "open"
+) -> Iterator[PageFailure]:
+    """The failures of a task that cannot, or need not, be begun."""
     for index in task.indexes:
         ref = PageRef(task.source.path, index)
-        yield PageFailure(ref=ref, stage="open", code=error.code, message=error.message)
+        yield PageFailure(ref=ref, stage=stage, code=error.code, message=error.message)
 
 
-def _shared_memory() -> int:
+def shared_memory() -> int:
     """An anonymous file that takes memory only where it is written."""
     if sys.platform == "linux":
         return os.memfd_create("docr-pages", os.MFD_CLOEXEC)

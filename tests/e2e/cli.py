@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ MINI = ROOT / "docr/models/mini"
 ECHO = "tests.fakes.engines:echo"
 SLOW_ECHO = "tests.fakes.engines:slow_echo"
 TIMEOUT_S = 120
+WAIT_S = 60
 
 
 def text_pdf(path: Path, *, pages: int = 1, text: str = "some words") -> Path:
@@ -54,13 +56,25 @@ def docr(
     env: Mapping[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run `docr ARGS` to its end; text streams, surrogates where a byte is not UTF-8."""
+    return run_module("docr", *args, stdin=stdin, cwd=cwd, env=env)
+
+
+def run_module(
+    module: str,
+    *args: str | int | Path,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT_S,
+) -> "subprocess.CompletedProcess[str]":
+    """Run `python -m MODULE ARGS` as `docr()` runs docr."""
     done = subprocess.run(
-        [sys.executable, "-m", "docr", *map(str, args)],
+        [sys.executable, "-m", module, *map(str, args)],
         input=stdin,
         capture_output=True,
         cwd=cwd,
         env=environment() if env is None else dict(env),
-        timeout=TIMEOUT_S,
+        timeout=timeout,
         check=False,
     )
     return subprocess.CompletedProcess(
@@ -71,16 +85,29 @@ def docr(
     )
 
 
-def start(*args: str | Path) -> "subprocess.Popen[bytes]":
-    """Start `docr ARGS` in the background, silent."""
+def start(*args: str | Path, stderr: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+    """Start `docr ARGS` in the background, silent unless `stderr` is asked for."""
     return subprocess.Popen(
         [sys.executable, "-m", "docr", *map(str, args)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         env=environment(),
         start_new_session=True,
     )
+
+
+def page_files(out: Path) -> list[Path]:
+    """The page records of a folder that a run may be writing to."""
+    return [path for path in out.rglob("page-*.json") if ".docr" not in path.parts]
+
+
+def wait_for_records(out: Path, count: int = 1) -> None:
+    """Return as soon as a folder holds so many page records."""
+    deadline = time.monotonic() + WAIT_S
+    while not out.exists() or len(page_files(out)) < count:
+        assert time.monotonic() < deadline, "too few records in time"
+        time.sleep(0.01)
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:

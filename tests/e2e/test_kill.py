@@ -11,13 +11,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.cli import SLOW_ECHO, docr, inodes, manifest, start, text_pdf, tree
+from tests.e2e.cli import (
+    SLOW_ECHO,
+    docr,
+    inodes,
+    manifest,
+    page_files,
+    start,
+    text_pdf,
+    tree,
+    wait_for_records,
+)
 
 pytestmark = pytest.mark.e2e
 
 HANG = "tests.fakes.engines:hang"
 BATCH_MOMENTS = 10
 BATCHES = [0, *(pytest.param(batch, marks=pytest.mark.slow) for batch in range(1, 6))]
+CHAIN_KILLS = 5
+CHAINS = int(os.environ.get("FAULTS_KILLS", "1000")) // CHAIN_KILLS
 PAGES = 32
 DEADLINE_S = 60
 
@@ -43,17 +55,6 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     written = sorted(path.stat().st_mtime for path in out.rglob("page-*.json"))
     assert len(written) == PAGES
     return out, written
-
-
-def page_files(out: Path) -> list[Path]:
-    return [path for path in out.rglob("page-*.json") if ".docr" not in path.parts]
-
-
-def wait_for_records(out: Path, count: int = 1) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not out.exists() or len(page_files(out)) < count:
-        assert time.monotonic() < deadline, "too few records in time"
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -85,6 +86,37 @@ def test_kill_and_resume(
         assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
         assert tree(out) == tree(expected)
     assert interrupted >= 0.8 * BATCH_MOMENTS, f"only {interrupted} kills interrupted work"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("chain", range(CHAINS))
+def test_killed_again_and_again(
+    chain: int, source: Path, undisturbed: tuple[Path, list[float]], tmp_path: Path
+) -> None:
+    """Each run resumes the one before, and is killed at the next of five moments."""
+    expected, written = undisturbed
+    out = tmp_path / "out"
+    draw = random.Random(f"chain {chain}")
+    moments = sorted(draw.uniform(written[0], written[-1]) for _ in range(CHAIN_KILLS))
+    before: dict[str, tuple[int, int]] = {}
+    interrupted = 0
+    for moment in moments:
+        count = sum(each <= moment for each in written)
+        process = start(*arguments(source, out))
+        wait_for_records(out, min(max(count, len(before) + 1), PAGES))
+        time.sleep(draw.uniform(0, 0.03))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        names = {path.relative_to(out).as_posix() for path in page_files(out)}
+        after = {name: each for name, each in inodes(out).items() if name in names}
+        interrupted += len(after) < PAGES
+        assert {name: after[name] for name in before} == before, "a finished page was touched"
+        before = after
+    again = docr(*arguments(source, out))
+    assert again.returncode == 0, again.stderr
+    assert {name: inodes(out)[name] for name in before} == before
+    assert tree(out) == tree(expected)
+    assert interrupted >= 0.8 * CHAIN_KILLS, f"only {interrupted} kills interrupted work"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -143,6 +175,33 @@ def test_a_second_run_on_a_folder_is_refused_at_once(source: Path, tmp_path: Pat
         process.wait()
     assert docr(*arguments(source, out)).returncode == 0, "the lock went with its process"
     assert len(page_files(out)) == PAGES
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.faults)])
+def test_of_two_runs_at_once_one_works(rounds: int, tmp_path: Path) -> None:
+    """Started at the same moment on a folder that is not there yet."""
+    source = text_pdf(tmp_path / "a.pdf", pages=PAGES // 2)
+    for number in range(rounds):
+        out = tmp_path / f"out-{number}"
+        pair = [start(*arguments(source, out)) for _ in range(2)]
+        codes = sorted(process.wait(DEADLINE_S) for process in pair)
+        assert codes == [0, 6], codes
+        assert [line["state"] for line in manifest(out)] == ["ok"] * (PAGES // 2)
+
+
+@pytest.mark.faults
+def test_a_second_run_is_refused_within_two_seconds(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("convert", "--engine", HANG, "--mode", "tiny", source, "-o", out)
+    try:
+        wait_for_records(out)
+        for _ in range(5):
+            begin = time.monotonic()
+            assert docr(*arguments(source, out)).returncode == 6
+            assert time.monotonic() - begin < 2
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_engine_that_hangs_can_be_interrupted(source: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_large_type_is_read_as_well_as_was_measured(tmp_path: Path) -> None:
 def test_a_run_says_that_a_preview_reads(tmp_path: Path) -> None:
     page, home = ROOT / "examples/notice.pdf", fresh_home(tmp_path)
     done = docr("convert", page, *BOUND, "-o", tmp_path / "out", env=home)
-    reads, preview, _ = done.stderr.splitlines()
+    reads, preview, *_ = done.stderr.splitlines()  # on a slow machine also how far it is
     assert reads.startswith(f"docr: {model_name()} (mini-")
     assert "small preview" in preview and "docr models pull deepseek-ocr" in preview
     assert docr("models", "verify", env=home).stdout.endswith(": 1 file compared, unchanged\n")

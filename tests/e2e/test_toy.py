@@ -8,7 +8,19 @@ import pytest
 
 import docr as package
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
-from tests.e2e.cli import docr, fresh_home, manifest, page_image, page_records, text_pdf, tree
+from tests.e2e.cli import (
+    docr,
+    fresh_home,
+    inodes,
+    manifest,
+    page_files,
+    page_image,
+    page_records,
+    start,
+    text_pdf,
+    tree,
+    wait_for_records,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -150,3 +162,23 @@ def test_the_records_of_a_run_keep_to_the_schema(
     assert schema["$defs"]["PageRecord"]["properties"]["state"]
     for record in page_records(out).values():
         PageRecord.model_validate(record, strict=False)
+
+
+@pytest.mark.faults
+def test_killed_three_times_with_a_network(toy: Path, tmp_path: Path) -> None:
+    source = text_pdf(tmp_path / "a.pdf", pages=40)
+    options = ("--model", toy, "--device", "cpu", "--dtype", "fp32", "--max-tokens", "24")
+    command = ("convert", *options, "--mode", "tiny", source, "-o")
+    assert docr(*command, tmp_path / "whole").returncode == 0
+    out = tmp_path / "out"
+    for count in (2, 14, 29):
+        process = start(*command, out)
+        wait_for_records(out, count)
+        before = inodes(out)
+        process.kill()
+        process.wait()
+        assert count <= len(page_files(out)) < 40
+    assert docr(*command, out).returncode == 0
+    records = [name for name in before if name.endswith(".json")]
+    assert {name: inodes(out)[name] for name in records} == {name: before[name] for name in records}
+    assert tree(out) == tree(tmp_path / "whole")

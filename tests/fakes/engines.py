@@ -6,15 +6,20 @@ pages with the number 3, so that there are pages before and after.
 
 import hashlib
 import os
+import resource
 import signal
+import sys
 import time
 from collections import deque
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
+import psutil
 from tokenizers import Tokenizer
 
 from docr.engine.config import EngineConfig, EngineInfo
-from docr.errors import DeviceError
+from docr.errors import DeviceError, OutOfMemory
 from docr.types import Completion, PageFailure, PageInputs
 from tests.fakes.tokenizer import tokenizer_file
 
@@ -144,6 +149,100 @@ class LostDeviceEngine(EchoEngine):
         return super().read(inputs)
 
 
+class BuggyEngine(EchoEngine):
+    """Has an error of its own in it, which one page brings out."""
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        if inputs.ref.number == BAD_NUMBER:
+            raise RuntimeError("a line\n\x1b[31mand another")
+        return super().read(inputs)
+
+
+class HoardingEngine(EchoEngine):
+    """Fills the process's memory over one page; it may have 512 MB more than it has."""
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        if inputs.ref.number == BAD_NUMBER:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * os.sysconf("SC_PAGE_SIZE") + (512 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            hoard = []
+            while True:
+                hoard.append(bytearray(64 << 20))
+        return super().read(inputs)
+
+
+class CrowdedEngine(EchoEngine):
+    """Has room for a page only if it has read no other before: what it forgot to give back."""
+
+    _crowded = False
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        if inputs.ref.number == BAD_NUMBER and self._crowded:
+            raise OutOfMemory("fake memory is full")
+        self._crowded = True
+        return super().read(inputs)
+
+
+class RepeatingEngine(EchoEngine):
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        done = super().read(inputs)
+        assert isinstance(done, Completion)
+        return replace(done, finish_reason="repetition")
+
+
+class HostileEngine(EchoEngine):
+    """Reads pages that were made to harm whoever opens the result."""
+
+    def read(self, inputs: PageInputs) -> Completion | PageFailure:
+        done = super().read(inputs)
+        assert isinstance(done, Completion)
+        return replace(done, text=HOSTILE_TEXT)
+
+
+HOSTILE_TEXT = (
+    "<|ref|>image<|/ref|><|det|>[[1, 2, 300, 400]]<|/det|>\n"
+    "![x](../../../etc/passwd) <img src=http://example.com/a.png>\n"
+    "<|ref|>../../../tmp/docr_pwned<|/ref|><|det|>[[1, 2, 300, 400]]<|/det|>\n"
+    "<script>alert(1)</script> [x](javascript:alert(1)) \x1b[31m\u202etxt\n"
+    "<|ref|>text<|/ref|><|det|>__import__('os').system('touch docr_pwned')<|/det|>\n"
+    "<table><tr><td onclick=x>a</td></tr></table>\n<!-- page 2 -->"
+)
+
+
+def fails_to_load(config: EngineConfig) -> EchoEngine:
+    """Has a device too small for the model, in every rank."""
+    if in_a_rank():
+        raise OutOfMemory("fake memory is too small for the weights")
+    return EchoEngine(config)
+
+
+def first_fails_to_load(config: EngineConfig) -> EchoEngine:
+    """The same in the first rank alone; the others load once the coordinator has buried it.
+
+    Else they might have read every page before it dies, and nobody would be told of it.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "0":
+        return fails_to_load(config)
+    while any(dead_or_first(child) for child in psutil.Process(os.getppid()).children()):
+        time.sleep(0.01)
+    return EchoEngine(config)
+
+
+def dead_or_first(process: psutil.Process) -> bool:
+    try:
+        return (
+            process.status() == psutil.STATUS_ZOMBIE
+            or process.environ().get("CUDA_VISIBLE_DEVICES") == "0"
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+def in_a_rank() -> bool:
+    return "docr.distributed.rank" in sys.orig_argv
+
+
 echo = EchoEngine
 slow_echo = SlowEchoEngine
 crash = CrashEngine
@@ -151,3 +250,8 @@ hang = HangEngine
 babble = BabbleEngine
 out_of_memory = OutOfMemoryEngine
 raises = LostDeviceEngine
+bug = BuggyEngine
+hoard = HoardingEngine
+crowded = CrowdedEngine
+repeats = RepeatingEngine
+hostile = HostileEngine

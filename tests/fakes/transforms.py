@@ -3,12 +3,17 @@
 They tell pages apart by the paper of `tests.pdfs.tinted_pages`: its red level is the page's index.
 """
 
+import errno
 import importlib
+import json
 import os
 import signal
+import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +80,68 @@ def modules(pixels: U8, names: tuple[str, ...]) -> PageViews:
     )
 
 
-def marking(pixels: U8, folder: str) -> PageViews:
-    """Leave a file named after the page's index."""
-    Path(folder, str(pixels[0, 0, 0])).touch()
+class Mark:
+    """A file that is opened where this is unpickled: before the child may open none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.open, (str(self._path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def marking(pixels: U8, descriptor: int) -> PageViews:
+    """Leave a byte for every page in the file of a Mark."""
+    os.write(descriptor, b".")
+    return views(pixels)
+
+
+def escaping(pixels: U8, folder: str) -> PageViews:
+    """Try to get out, and say in the global view, as JSON, how each attempt ended."""
+    existing, fresh = Path(folder, "existing"), Path(folder, "fresh")
+    attempts: dict[str, Callable[[], object]] = {
+        "internet": lambda: socket.socket(socket.AF_INET),
+        "datagram": lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
+        "local socket": lambda: socket.socket(socket.AF_UNIX),
+        "create": lambda: fresh.write_text("x"),
+        "overwrite": lambda: existing.write_text("x"),
+        "append": lambda: os.open(existing, os.O_RDWR | os.O_APPEND),
+        "truncate": lambda: os.truncate(existing, 0),
+        "delete": lambda: existing.unlink(),
+        "rename": lambda: existing.rename(fresh),
+        "mode": lambda: existing.chmod(0o777),
+        "folder": lambda: fresh.mkdir(),
+        "link": lambda: fresh.symlink_to(existing),
+        "input": lambda: [_reopen(number) for number in range(3, 12)],
+        "program": lambda: os.execv("/bin/true", ["true"]),
+        "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+        "fork": lambda: os.fork() or os._exit(0),
+        "kill": lambda: os.kill(os.getppid(), 0),
+        "secret": lambda: existing.read_text(),
+    }
+    told = json.dumps({name: _ends(attempt) for name, attempt in attempts.items()}).encode()
+    view = np.frombuffer(told.ljust(3 * 64 * 64), np.uint8).reshape(3, 64, 64)
+    return PageViews((1, 1), view, np.zeros((0, 3, 8, 8), np.uint8), grid=(1, 1))
+
+
+def _reopen(descriptor: int) -> None:
+    """Open for writing what was passed for reading."""
+    with suppress(FileNotFoundError):
+        os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR))
+
+
+def _ends(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "done"
+
+
+def talkative(pixels: U8, argument: object = None) -> PageViews:
+    """Print, as a library might, by Python and past it."""
+    print("from the child", flush=True)
+    print("from the child", file=sys.stderr, flush=True)
+    for standard in (1, 2):
+        os.write(standard, b"from the child\n")
     return views(pixels)

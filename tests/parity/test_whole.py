@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from docr.engine.model.decoder import attend
 from docr.types import Grid
 from tests.parity.oracle import IMAGE_ID, Pair, assert_same, pixels, random_views
 
@@ -25,13 +26,14 @@ class GrowingCache:
     def __init__(self) -> None:
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def extend(self, layer, k, v):
+    def attend(self, layer, q, k, v):
         first = layer not in self.kept
         if not first:
             old_k, old_v = self.kept[layer]
             k, v = torch.cat((old_k, k), dim=2), torch.cat((old_v, v), dim=2)
         self.kept[layer] = k, v
-        return k, v, None if first else torch.ones(1, 1, 1, k.shape[2], dtype=torch.bool)
+        seen = None if first else torch.ones(1, 1, 1, k.shape[2], dtype=torch.bool)
+        return attend(q, k, v, seen)
 
 
 def generate(pair: Pair, x: torch.Tensor) -> tuple[list[int], torch.Tensor]:

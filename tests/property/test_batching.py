@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from docr.engine import scheduler
 from docr.engine.config import EngineConfig
-from docr.engine.engine import create_engine
+from docr.engine.factory import create_engine
 from docr.types import Completion, PageInputs
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
 from tests.fakes.pages import page_inputs

@@ -50,13 +50,18 @@ def parsed(text: str) -> ParsedPage:
     return parse(text, ref_number=1, image_size=SIZE, px_to_pt=TO_POINTS, header_footer=True)
 
 
+def letters(text: str) -> str:
+    """What no spelling changes: `&lt;` may stand for `<`."""
+    return "".join(c for c in text.replace("&lt;", "<") if c.isalnum())
+
+
 def check_invariants(page: ParsedPage) -> None:
     markdown = page.markdown
     assert not any(token in markdown for token in SPECIALS)
     assert markdown == "" or (markdown.endswith("\n") and not markdown.endswith("\n\n"))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", markdown)
     for block in page.blocks:
-        assert block.text in markdown
+        assert letters(block.text) in letters(markdown)
         assert not any(token in block.label + block.text for token in SPECIALS)
         for box in block.boxes:
             for (x0, y0, x1, y1), width, height in ((box.norm, 999, 999), (box.px, *SIZE)):
@@ -79,8 +84,7 @@ def check_invariants(page: ParsedPage) -> None:
 def test_any_text_keeps_its_letters(text: str) -> None:
     page = parsed(text)
     check_invariants(page)
-    kept = [c for c in page.markdown if c.isalnum()]
-    assert kept == [c for c in text if c.isalnum()]
+    assert letters(page.markdown) == letters(text)
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import docr.engine.scheduler as scheduling
-from docr.engine.cache import KEY_STEP, KVCache, bytes_per_token
+from docr.engine.cache import KEY_STEP, CacheSize, KVCache, bytes_per_token
+from docr.engine.model.decoder import attend
 from docr.engine.scheduler import BLOCK, Scheduler
 from docr.engine.sequence import Sequence
 from docr.types import PageRef
@@ -17,12 +18,16 @@ LAYERS, HEADS, HEAD_DIM = 2, 3, 4
 
 
 def make_cache(tokens: int) -> KVCache:
-    return KVCache(
+    return KVCache(cache_size(tokens))
+
+
+def cache_size(tokens: int) -> CacheSize:
+    return CacheSize(
         layers=LAYERS,
         heads=HEADS,
         head_dim=HEAD_DIM,
         tokens=tokens,
-        longest_row=4 * BLOCK,
+        longest=4 * BLOCK,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
@@ -49,9 +54,8 @@ class Apart:
         view = cache.prefilling(pages)
         longest = max(page.length for page in pages)
         for layer in range(LAYERS):
-            k, v = self.fresh(len(pages), longest), self.fresh(len(pages), longest)
-            keys, values, mask = view.extend(layer, k, v)
-            assert keys is k and values is v and mask is None
+            q, k, v = (self.fresh(len(pages), longest) for _ in range(3))
+            assert torch.equal(view.attend(layer, q, k, v), attend(q, k, v, None))
             for page, key, value in zip(pages, k, v, strict=True):
                 own = (key[:, : page.length], value[:, : page.length])
                 if layer == 0:
@@ -66,7 +70,7 @@ class Apart:
         for layer in range(LAYERS):
             k, v = self.fresh(len(pages), 1), self.fresh(len(pages), 1)
             keys, values, mask = view.extend(layer, k, v)
-            assert mask is not None and mask.dtype == torch.bool
+            assert mask.dtype == torch.bool
             assert mask.shape == (len(pages), 1, 1, keys.shape[2])
             for row, page in enumerate(pages):
                 before = self.kept[page][layer]
@@ -130,7 +134,7 @@ def test_a_page_with_a_shorter_draft_keeps_what_lies_behind_it() -> None:
     for row, count in enumerate((4, 1, 2)):
         k[row, :, count:] = k[row, :, count - 1 : count]  # as the same token at the same place is
     keys, _, mask = view.extend(0, k, k)
-    assert mask is not None and mask.shape == (3, 1, 5, KEY_STEP)
+    assert mask.shape == (3, 1, 5, KEY_STEP)
     for row, (each, count) in enumerate(zip(pages, (4, 1, 2), strict=True)):
         begin = each.length - 1
         assert torch.equal(keys[row, :, :begin], apart.kept[each][0][0])
@@ -173,9 +177,7 @@ def test_what_is_not_finite_stays_with_its_page() -> None:
         cache.decoding([spoilt, other]).extend(layer, nan, nan)
     cache.arrange([other, third], 2 * BLOCK)
     for layer in range(LAYERS):
-        keys, values, _ = cache.prefilling([other, third]).extend(
-            layer, apart.fresh(2, 12), apart.fresh(2, 12)
-        )
+        cache.prefilling([other, third]).attend(layer, *(apart.fresh(2, 12) for _ in range(3)))
         keys, values, _ = cache.decoding([other, third]).extend(
             layer, apart.fresh(2, 1), apart.fresh(2, 1)
         )

@@ -6,6 +6,9 @@ import pytest
 
 from docr.cli.config import configure, setting_names, user_file
 from docr.errors import IncompatibleError, UsageError
+from docr.pdf.settings import RenderSettings
+from docr.pipeline import render_settings
+from docr.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +157,33 @@ def test_settings_that_belong_together_may_stand_apart() -> None:
 def test_names_are_the_long_options() -> None:
     assert {"out", "header-footer", "no-repeat-ngram"} < set(setting_names())
     assert "engine" not in setting_names()  # hidden
+
+
+def test_limits_reach_the_children() -> None:
+    limits = {
+        "page_timeout": 7.0,
+        "max_pixels": 1_000_000,
+        "max_image_pixels": 5,
+        "max_aspect": 9.0,
+        "require_sandbox": True,
+    }
+    settings = Settings(mode="tiny", page_memory=2.5, max_pages_per_file=3, **limits)  # type: ignore[arg-type]
+    assert render_settings(settings) == RenderSettings(
+        min_edge_px=512,
+        memory_limit=2_500_000_000,
+        max_pages=3,
+        **limits,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        *({"max_pixels": 9_999}, {"max_aspect": 0.5}, {"max_aspect": 1001}, {"page_memory": 1}),
+        *({"max_image_pixels": 0}, {"max_pages_per_file": 0}),
+    ],
+    ids=str,
+)
+def test_limits_have_limits(limit: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(limit)).replace("_", "-")):
+        Settings(**limit)  # type: ignore[arg-type]

@@ -134,11 +134,22 @@ def test_links(tree: Path) -> None:
     (tree / "a" / "loop").symlink_to(tree)
     (tree / "a" / "link.pdf").symlink_to(tree / "b.pdf")
     (tree / "a" / "gone.pdf").symlink_to(tree / "nowhere")
-    discovery = Discovery([tree / "a"])
+    discovery = Discovery([tree / "a"], follow_links=True)
     assert found(discovery) == ["2.tiff", "gone.pdf!unreadable", "link.pdf", "z.PDF"]
     assert discovery.skipped == {"linked directory": 1}
     (tree.parent / "way").symlink_to(tree / "a")
     assert len(found(Discovery([tree.parent / "way"]))) == 4  # a link that is named is followed
+
+
+def test_links_out_of_the_folder_are_refused(tree: Path) -> None:
+    (tree / "a" / "out.pdf").symlink_to("../b.pdf")
+    (tree / "a" / "in.pdf").symlink_to("z.PDF")
+    within = ["2.tiff", "in.pdf", "out.pdf!special-file", "z.PDF"]
+    assert found(Discovery([tree / "a"])) == within
+    (tree.parent / "way").symlink_to(tree / "a")  # a root may be a link itself
+    assert found(Discovery([tree.parent / "way"])) == within
+    assert "a/out.pdf" in found(Discovery([tree]))  # from there it is no way out
+    assert found(Discovery([tree / "a" / "out.pdf"])) == ["out.pdf"]  # named: somebody means it
 
 
 def test_special_files_are_not_opened(tree: Path) -> None:

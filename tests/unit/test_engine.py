@@ -17,7 +17,8 @@ from torch import Tensor
 from docr.engine.config import EngineConfig
 from docr.engine.detokenize import EOS, Detokenizer
 from docr.engine.device import find_device, resolve_dtype
-from docr.engine.engine import Engine, ModelEngine, create_engine, load_factory, resolved_dtype
+from docr.engine.engine import Engine, ModelEngine
+from docr.engine.factory import create_engine, load_factory, resolved_dtype
 from docr.engine.loops import PASSAGE, find_loop
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
@@ -33,7 +34,11 @@ Outcomes = dict[int, Completion | PageFailure]
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
+    return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+def write_toy(folder: Path) -> Path:
+    """A toy checkpoint with a short context."""
     config = toy_config()
     config["max_position_embeddings"] = 512
     config["language_config"]["max_position_embeddings"] = 512
@@ -533,7 +538,7 @@ class TestFakes:
         code = (
             "import sys\n"
             "from docr.engine.config import EngineConfig\n"
-            "from docr.engine.engine import load_factory\n"
+            "from docr.engine.factory import load_factory\n"
             "load_factory('tests.fakes.engines:echo')(EngineConfig(model_dir=None))\n"
             "assert 'torch' not in sys.modules and 'accelerate' not in sys.modules\n"
         )

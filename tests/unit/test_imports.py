@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "docr"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "errors", "settings", "events"}),
+    frozenset({"types", "errors", "settings", "events", "escape"}),
     frozenset({"pdf", "modes", "engine", "output", "models"}),
     frozenset({"writer", "reader"}),
     frozenset({"survey", "pipeline"}),  # the flow's two halves: what to do, and doing it
@@ -49,6 +49,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("docr.models",),
     "safetensors": ("docr.engine",),
     "transformers": ("docr.bench.peers",),
+    "triton": ("docr.engine.triton_kernels",),
     "fitz": (),  # PyMuPDF's old name
 }
 """Outside packages with a fixed home; those that are not named may be imported anywhere."""
@@ -56,7 +57,14 @@ HOMES: dict[str, tuple[str, ...]] = {
 NO_TORCH = frozenset(
     f"docr.engine.{name}" for name in ("scheduler", "sequence", "config", "loops")
 )  # policy and data
-LIGHT = ("docr.engine.engine", "docr.cli.main", "docr.__main__", "docr.modes.prepare", "docr")
+LIGHT = (
+    "docr.engine.factory",
+    "docr.engine.engine",
+    "docr.cli.main",
+    "docr.__main__",
+    "docr.modes.prepare",
+    "docr",
+)
 """Modules that reach none of the heavy packages before one of their functions runs."""
 HEAVY = frozenset({"torch", "transformers", "accelerate", "pymupdf", "huggingface_hub"})
 

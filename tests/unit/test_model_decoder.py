@@ -40,18 +40,18 @@ class PaddedCache:
         self.ends, self.room = torch.tensor(ends), room
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, H, T, hd = k.shape
         if T > 1:  # prefill, padded on the right: rows write over the padding later
             noise = [torch.randn(B, H, self.room - T, hd) for _ in range(2)]
             self.kept[layer] = torch.cat((k, noise[0]), 2), torch.cat((v, noise[1]), 2)
-            return k, v, None
+            return attend(q, k, v, None)
         all_k, all_v = self.kept[layer]
         rows = torch.arange(B)
         all_k[rows, :, self.ends] = k[:, :, 0]
         all_v[rows, :, self.ends] = v[:, :, 0]
         visible = torch.arange(self.room)[None] <= self.ends[:, None]
-        return all_k, all_v, visible[:, None, None]
+        return attend(q, all_k, all_v, visible[:, None, None])
 
 
 @torch.inference_mode()
@@ -86,13 +86,14 @@ def test_several_new_tokens_may_see_a_prefix(model: DeepseekOCR) -> None:
         def __init__(self) -> None:
             self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if layer in self.kept:
                 old_k, old_v = self.kept[layer]
                 k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
-                return k, v, torch.ones(11, 11, dtype=torch.bool).tril()[None, None, 4:]
+                seen = torch.ones(11, 11, dtype=torch.bool).tril()[None, None, 4:]
+                return attend(q, k, v, seen)
             self.kept[layer] = k, v
-            return k, v, None
+            return attend(q, k, v, None)
 
     cache = Prefix()
     model(model.embed(text[:, :4]), torch.arange(4)[None], cache)
@@ -125,6 +126,21 @@ def test_experts_are_weighted_by_their_probability(model: DeepseekOCR) -> None:
         y = (F.silu(gate) * up) @ moe.experts.down_proj[expert].T
         expected = expected + weights[..., expert, None] * y
     torch.testing.assert_close(moe(x), expected, **CLOSE)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_grouped_products_mix_the_same(tmp_path: Path, rows: int) -> None:
+    write_checkpoint(tmp_path, toy_config())
+    moe = load_model(tmp_path, device="cpu", dtype=torch.bfloat16).decoder.layers[1].mlp
+    assert isinstance(moe, MoE)
+    x = torch.randn(rows, 64, dtype=torch.bfloat16)
+    weights, experts = moe.route(x)
+    if rows == 5:
+        experts[:] = experts[0]  # experts without a row, too
+    wanted = moe.mix_experts(x, weights, experts)
+    got = moe.mix_grouped(x, weights, experts)
+    torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from docr.modes.parse import parse
+from docr.modes.safe import safe_markdown
 from docr.types import Affine, ParsedPage
 
 VECTORS = Path(__file__).parents[2] / "../shared/vectors/misc_cases.json"
@@ -118,9 +119,13 @@ def test_headings(label: str, content: str, markdown: str) -> None:
 
 def test_captions_lose_their_center_and_nothing_else_does() -> None:
     assert parsed(f"{tag('table_caption', BOX)}\n<center>T 1</center>").markdown == "T 1\n"
-    assert parsed(f"{tag('text', BOX)}\n<center>x</center>").markdown == "<center>x</center>\n"
+    assert parsed(f"{tag('text', BOX)}\n<center>x</center>").blocks[0].text == "<center>x</center>"
     cell = "<table><tr><td><center>x</center></td></tr></table>"
-    assert parsed(f"{tag('table_caption', BOX)}\nT 1\n\n{cell}").markdown == f"T 1\n\n{cell}\n"
+    page = parsed(f"{tag('table_caption', BOX)}\nT 1\n\n{cell}")
+    assert page.blocks[0].text == f"T 1\n\n{cell}"
+    assert page.markdown == (
+        "T 1\n\n<table><tr><td>&lt;center>x&lt;/center></td></tr></table>\n"  # it only shows
+    )
 
 
 @pytest.mark.parametrize("label", ["header", "footer", "page_number", "page_footnote"])
@@ -165,7 +170,9 @@ def test_blank_lines_and_trailing_spaces_are_tidied() -> None:
 )
 def test_tables_maths_and_code_stay_as_they_are(verbatim: str) -> None:
     assert parsed(f"a  \n\n\n\n{verbatim}  \n\n\n\nb").markdown == f"a\n\n{verbatim}\n\nb\n"
-    assert parsed(f"a {verbatim} b").markdown == f"a {verbatim} b\n"
+    page = parsed(f"a {verbatim} b")
+    assert page.blocks[0].text == f"a {verbatim} b"
+    assert page.markdown == safe_markdown(f"a {verbatim} b") + "\n"
 
 
 def test_a_table_cut_off_by_the_token_limit_stays_as_it_is() -> None:
@@ -181,9 +188,17 @@ def test_table_tokens_survive() -> None:
     assert parsed("<td>a</td><tr>b</tr>").markdown == "<td>a</td><tr>b</tr>\n"
 
 
-def test_markup_of_the_model_is_not_escaped() -> None:
-    text = "a *b* _c_ [d](e) <b>f</b> ![g](../h.png) $i$ & j\\_k"
+def test_markup_stays_and_what_would_act_only_shows() -> None:
+    text = "a *b* _c_ $i$ & j\\_k"
     assert parsed(text).markdown == f"{text}\n"
+    page = parsed(f"{tag('title', BOX)}\n[d](e) <b>f</b> ![g](../h.png)")
+    assert page.blocks[0].text == "[d](e) <b>f</b> ![g](../h.png)"
+    assert page.markdown == "# [d] (e) &lt;b>f&lt;/b> ![g] (../h.png)\n"
+
+
+def test_what_a_block_leaves_open_stays_in_it() -> None:
+    page = parsed(f"{tag('text', BOX)}\n```\n<b>\n{tag('text', BOX)}\n```\n<b>\n```")
+    assert page.markdown == "```\n<b>\n```\n\n```\n<b>\n```\n"
 
 
 # Special tokens
@@ -203,9 +218,10 @@ def test_special_tokens_go(token: str) -> None:
     assert parsed(f"{tag('text' + token, BOX)}a").blocks[0].label == "text"
 
 
-@pytest.mark.parametrize("text", ["xs |> f <| y", "<|x|>", "<｜x｜>", "a < b | c > d", "<ref>"])
+@pytest.mark.parametrize("text", ["xs |> f <| y", "<|x|>", "<｜x｜>", "a < b | c > d"])
 def test_what_only_looks_like_a_token_is_text(text: str) -> None:
     assert parsed(text).markdown == f"{text}\n"
+    assert parsed("<ref>").blocks[0].text == "<ref>"
 
 
 def test_removal_forms_no_new_tokens() -> None:

@@ -14,7 +14,7 @@ from hatchling.builders.wheel import WheelBuilder
 import docr
 from docr import errors
 from docr.modes.mode import MODES
-from scripts import make_examples, make_long_pdf, readme_help
+from scripts import make_examples, make_long_pdf, make_many_pdfs, readme_help
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -155,3 +155,12 @@ def test_a_long_pdf_has_its_own_text_on_every_page(tmp_path: Path) -> None:
     texts = [page.get_text() for page in pymupdf.open(path)]
     assert [text.split("\n", 1)[0] for text in texts] == [f"Page {n} of 7" for n in range(1, 8)]
     assert len({text.split("\n", 1)[1] for text in texts}) == 7
+
+
+def test_many_pdfs_have_a_page_each(tmp_path: Path) -> None:
+    make_many_pdfs.make_many_pdfs(tmp_path, files=1002)
+    paths = sorted(tmp_path.rglob("*.pdf"))
+    assert len(paths) == 1002 and paths[-1] == tmp_path / "001/001001.pdf"
+    for path in paths[::500]:
+        with pymupdf.open(path) as document:
+            assert [page.get_text().strip() for page in document] == [f"Document {int(path.stem)}"]

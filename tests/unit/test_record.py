@@ -65,6 +65,12 @@ def test_all_token_ids_are_kept_on_demand():
     assert records.page()[0].token_ids is None
 
 
+def test_what_the_model_wrote_is_kept_as_it_was():
+    record, _ = records.page(markdown="# a")
+    assert record.raw == records.completion().text
+    assert records.blank().raw is None
+
+
 def test_confidence_is_rounded_and_absent_where_nothing_was_generated():
     record, _ = records.page(mean_logprob=-0.12345)
     assert record.confidence.model_dump() == {

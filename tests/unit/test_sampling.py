@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from docr.engine.sampling import NgramRule, pick
+from docr.engine.sampling import NgramRule, ban_repeats, pick
 
 VECTORS = Path(__file__).parents[2] / "../shared/vectors/misc_cases.json"
 
@@ -100,3 +102,25 @@ def test_what_is_no_number_shows_in_the_logprob_of_its_row_only(bad: float) -> N
     logits[1, 7] = bad
     picks = pick(logits, undecodable=undecodable, banned=[(), (), ()])
     assert [math.isfinite(value) for value in picks.logprobs] == [True, False, True]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    texts=st.lists(st.lists(st.integers(0, 4), max_size=60), min_size=1, max_size=4),
+    n=st.integers(0, 6),
+    window=st.integers(1, 40),
+    exempt=st.frozensets(st.integers(0, 4), max_size=2),
+)
+def test_banning_many_texts_at_once_is_the_same_rule(
+    texts: list[list[int]], n: int, window: int, exempt: frozenset[int]
+) -> None:
+    rule, width = NgramRule(n, window, exempt), 48
+    ends = torch.full((len(texts), width), -1)
+    for row, ids in zip(ends, texts, strict=True):
+        if ids:
+            row[-len(ids[-width:]) :] = torch.tensor(ids[-width:])
+    logits = torch.zeros(len(texts), 5)
+    ban_repeats(logits, ends, rule, torch.tensor(sorted(exempt), dtype=torch.int64))
+    banned = [set(torch.nonzero(row == -torch.inf).flatten().tolist()) for row in logits]
+    assert banned == [rule.banned(ids) for ids in texts]
+    assert ((logits == 0) | (logits == -torch.inf)).all()

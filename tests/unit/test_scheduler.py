@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docr.engine.scheduler import BLOCK, HEADROOM, BatchLimit, Scheduler
+from docr.engine.scheduler import BLOCK, BLOCK_TOKENS, HEADROOM, BatchLimit, Scheduler
 from docr.engine.sequence import Sequence
 from docr.types import PageRef
 
@@ -149,11 +149,21 @@ def test_halving_puts_the_youngest_back() -> None:
     assert scheduler.admit() == ([pages[2]], [])
 
 
+def test_pages_that_take_blocks_need_no_rows_of_one_length() -> None:
+    pages = [page(0, prompt=1000), *(page(i, prompt=64, new=64) for i in range(1, 5))]
+    tokens = 1000 + HEADROOM + 4 * 128 + BLOCK_TOKENS
+    assert filled(Scheduler(max_pages=9, cache_tokens=tokens), pages) == pages[:1]
+    in_blocks = Scheduler(max_pages=9, cache_tokens=tokens, in_blocks=True)
+    assert filled(in_blocks, pages) == pages
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_every_page_ends_and_the_cache_is_never_exceeded(seed: int) -> None:
+def test_every_page_ends_and_the_cache_is_never_exceeded(seed: int, in_blocks: bool) -> None:
     random = np.random.default_rng(seed)
     cache_tokens = int(random.integers(4, 20)) * BLOCK
-    scheduler = Scheduler(max_pages=int(random.integers(1, 9)), cache_tokens=cache_tokens)
+    max_pages = int(random.integers(1, 9))
+    scheduler = Scheduler(max_pages=max_pages, cache_tokens=cache_tokens, in_blocks=in_blocks)
     todo = [
         page(i, prompt=int(random.integers(10, 1500)), new=int(random.integers(1, 1500)))
         for i in range(40)
@@ -165,10 +175,14 @@ def test_every_page_ends_and_the_cache_is_never_exceeded(seed: int) -> None:
         ended += scheduler.admit()[1]
         ended += scheduler.reserve(8)
         assert len(scheduler.running) <= scheduler.max_pages
-        assert len(scheduler.running) * scheduler.row_length <= cache_tokens
+        if in_blocks:
+            ahead = [min(each.length + 8, each.max_length) for each in scheduler.running]
+            assert sum(-(-n // BLOCK_TOKENS) * BLOCK_TOKENS for n in ahead) <= cache_tokens
+        else:
+            assert len(scheduler.running) * scheduler.row_length <= cache_tokens
         for running in list(scheduler.running):
             running.token_ids += [7] * min(8, running.max_length - running.length)
-            assert running.length <= scheduler.row_length
+            assert in_blocks or running.length <= scheduler.row_length
             if running.length == running.max_length:
                 scheduler.remove(running)
                 ended.append(running)

@@ -17,17 +17,17 @@ from docr.engine.model.config import ModelConfig
 class KVCache(Protocol):
     """Where keys and values of earlier calls are kept."""
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store this call's keys and values; return all that it may attend to.
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store this call's keys and values, then attend to all that are stored.
 
         Args:
             layer: index of the decoder layer, 0-based.
-            k: [B,H,T,hd], rotary positions applied.
+            q: [B,H,T,hd], rotary positions applied.
+            k: the same.
             v: [B,H,T,hd].
 
         Returns:
-            Keys and values [B,H,K,hd], and a bool mask [B,1,T,K] (True: may attend) or None,
-            which means plain causal attention over the T tokens of this call (K = T).
+            [B,H,T,hd]. A token sees those before it in its sequence, and itself.
         """
         ...
 
@@ -79,7 +79,10 @@ FEW = 16
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q [B,H,T,hd] over k, v [B,H,K,hd]; mask as KVCache.extend returns it."""
+    """Attention of q [B,H,T,hd] over k, v [B,H,K,hd].
+
+    The mask is bool [B,1,T,K], True: may attend; None means plain causal attention with K = T.
+    """
     if q.shape[2] <= FEW and mask is not None and q.device.type == "cpu":
         # A few queries a head: two products and an fp32 softmax are 4x as fast as SDPA on a CPU.
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
@@ -105,11 +108,8 @@ class Attention(nn.Module):
         qkv = self.qkv_proj(x).view(B, T, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3 of B,H,T,hd
         q, k = rotate(q, rotary), rotate(k, rotary)
-        mask = None
-        if cache is not None:
-            k, v, mask = cache.extend(self.layer, k, v)
-        mixed = attend(q, k, v, mask).transpose(1, 2)  # B,H,T,hd -> B,T,H,hd
-        out: Tensor = self.o_proj(mixed.reshape(B, T, D))
+        mixed = attend(q, k, v, None) if cache is None else cache.attend(self.layer, q, k, v)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, D))  # B,H,T,hd -> B,T,D
         return out
 
 
@@ -153,6 +153,21 @@ class Experts(nn.Module):
         gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, self.down_proj[expert])
 
+    def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        """All experts' outputs [n,D] for rows x [n,D] sorted by expert; ends i32 [E] of each."""
+        both = F.grouped_mm(x, self.gate_up_proj.transpose(1, 2), offs=ends)
+        gate, up = both.chunk(2, dim=-1)
+        return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
+
+
+def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
+    """Sum of each token's outputs, fp32 [R,D]: y [R*k,D] by token and choice, weights [R,k].
+
+    In fp32, as the reference sums: the shares of six experts are rounded once, not six times.
+    """
+    shares = y.view(*weights.shape, -1).float() * weights[..., None]
+    return shares.sum(1)
+
 
 class MoE(nn.Module):
     """Each token through its best few of E routed experts, and through the shared experts.
@@ -183,6 +198,8 @@ class MoE(nn.Module):
 
     def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            return self.mix_grouped(x, weights, experts)
         chosen = experts.flatten()
         counts: list[int] = chosen.bincount(minlength=self.num_experts).tolist()
         sizes = [padded_count(count) for count in counts] if x.is_cpu else counts
@@ -197,9 +214,18 @@ class MoE(nn.Module):
         row_of[place] = torch.arange(len(order), device=x.device) // self.top_k
         segments = torch.split(x[row_of], sizes)
         y = torch.cat([self.experts(rows, e) for e, rows in enumerate(segments) if len(rows)])
-        # fp32, as the reference sums: the shares of six experts are rounded once, not six times.
-        shares = y[place].view(*experts.shape, -1).float() * weights[..., None]
-        return shares.sum(1).to(x.dtype)
+        return weighted_sum(y[place], weights).to(x.dtype)
+
+    def mix_grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """As mix_experts, by grouped products: no count leaves the device."""
+        chosen = experts.flatten()
+        order = chosen.argsort(stable=True)
+        every = torch.arange(self.num_experts, device=x.device)
+        ends = torch.searchsorted(chosen[order], every, right=True).to(torch.int32)
+        y = self.experts.grouped(x[order // self.top_k], ends)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=x.device)
+        return weighted_sum(y[place], weights).to(x.dtype)
 
 
 class DecoderLayer(nn.Module):

@@ -1,0 +1,75 @@
+"""Decoding a step at a time, the host deciding in between: on CPUs, and where no graph can be had.
+
+Shapes: B pages, T tokens a page: the last one written and its draft.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from docr.engine.cache import KVCache, Prefilling
+from docr.engine.drafts import MAX_DRAFT
+from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.sampling import Picks
+from docr.engine.sequence import Sequence
+
+
+class HostLoop:
+    """Takes all running pages a step further; implements runner.Loop.
+
+    Args:
+        model, cache: what computes, and where it keeps keys and values.
+        pick: a token after each of some texts, from the hidden states [rows,D] at their ends.
+    """
+
+    steps = 1
+    ahead = 1 + MAX_DRAFT
+
+    def __init__(
+        self,
+        model: DeepseekOCR,
+        cache: KVCache,
+        pick: Callable[[list[list[int]], Tensor], Picks],
+    ) -> None:
+        self._model, self._cache, self._pick = model, cache, pick
+
+    def arrange(self, running: list[Sequence], row_length: int) -> None:
+        """Give page i of `running` row i of the cache, each row of this many tokens."""
+        self._cache.arrange(running, row_length)
+
+    def prefilling(self, pages: list[Sequence]) -> Prefilling:
+        """The cache as a prefill of these pages sees it."""
+        return self._cache.prefilling(pages)
+
+    def decode(self, pages: list[Sequence]) -> list[Picks]:
+        """What follows each page's last token, as far as its draft is right."""
+        for page in pages:
+            page.guess()
+        cache = self._cache.decoding(pages)
+        counts = [1 + len(page.draft) for page in pages]
+        ids = np.zeros(cache.positions.shape, np.int64)
+        texts = []
+        for row, page in zip(ids, pages, strict=True):
+            row[: 1 + len(page.draft)] = page.token_ids[-1], *page.draft
+            row[1 + len(page.draft) :] = row[len(page.draft)]  # see cache.Decoding
+            texts.append(page.token_ids)  # not a copy: most pages have no draft
+            texts += [[*page.token_ids, *page.draft[: n + 1]] for n in range(len(page.draft))]
+        device = cache.positions.device
+        x = self._model.embed(torch.from_numpy(ids).to(device))
+        hidden = self._model(x, cache.positions, cache)
+        asked = np.arange(ids.shape[1]) < np.array(counts)[:, None]
+        picks = self._pick(texts, hidden[torch.from_numpy(asked).to(device)])
+        pairs = zip(pages, picks.split(counts), strict=True)
+        return [_checked(page, found) for page, found in pairs]
+
+
+def _checked(page: Sequence, picks: Picks) -> Picks:
+    """Of what was picked after a page and each token of its draft, what stands."""
+    draft, page.draft = page.draft, []
+    pairs = zip(draft, picks.token_ids, strict=False)
+    accepted = next((n for n, (guess, token) in enumerate(pairs) if guess != token), len(draft))
+    if page.drafter is not None:
+        page.drafter.learn(len(draft), accepted)
+    return Picks(picks.token_ids[: accepted + 1], picks.logprobs[: accepted + 1])
