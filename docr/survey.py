@@ -25,6 +25,7 @@ from docr.settings import Settings
 from docr.types import SourceFile
 
 _THREADS = 4
+_READ_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Survey:
 
     def _count_files(self, discovery: Discovery) -> int:
         count = 0
-        for _ in discovery:
+        for _ in discovery.names():
             count += 1
             if self._closed:
                 break
@@ -231,10 +232,14 @@ def _digest(file: SourceFile, *, max_bytes: int) -> tuple[str, int]:
     Raises:
         InputError: it is no regular file, empty, too large, or cannot be read.
     """
-    with os.fdopen(open_source(file.path, max_bytes=max_bytes), "rb") as stream:
+    with os.fdopen(open_source(file.path, max_bytes=max_bytes), "rb", buffering=0) as stream:
         try:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            return sha256, stream.tell()
+            digest = hashlib.sha256()
+            size = 0
+            while piece := stream.read(_READ_BYTES):
+                digest.update(piece)
+                size += len(piece)
+            return digest.hexdigest(), size
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise InputError("io-read", f"cannot be read: {reason}") from error

@@ -1,11 +1,13 @@
 """manifest.jsonl: one line a page, and one for each file that failed before its pages."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from docr.output.files import replace_file, sync_folder
 from docr.output.read import DocumentJSON, PageEntryJSON, walk_documents
+
+_WRITE_BYTES = 1 << 16
 
 
 def write_manifest(out: Path, *, temporary: Path) -> None:
@@ -14,9 +16,20 @@ def write_manifest(out: Path, *, temporary: Path) -> None:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    chunks = (b"".join(_lines(path, document)) for path, document in walk_documents(out))
+    chunks = _gathered(b"".join(_lines(*found)) for found in walk_documents(out))
     if replace_file(out / "manifest.jsonl", chunks, temporary=temporary):
         sync_folder(out)
+
+
+def _gathered(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in pieces worth a call of the system each."""
+    piece = bytearray()
+    for part in parts:
+        piece += part
+        if len(piece) >= _WRITE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)
 
 
 def _lines(path: str, document: DocumentJSON) -> Iterator[bytes]:

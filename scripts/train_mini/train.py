@@ -42,16 +42,19 @@ def make_optimizers(trainee: nn.Module, stage: StageRecipe) -> list[torch.optim.
     """Muon for matrices between layers; AdamW for stacked experts, embeddings, heads, norms."""
     matrices, rest = [], []
     for name, parameter in trainee.named_parameters():
+        if not parameter.requires_grad:
+            continue
         inner = ".layers." in name or ".blocks." in name or "projector" in name
         (matrices if parameter.ndim == 2 and inner and "rel_pos" not in name else rest).append(
             parameter
         )
-    return [
-        torch.optim.Muon(
-            matrices, lr=stage.muon, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=stage.adam, betas=(0.9, 0.95), weight_decay=0.02, fused=True),
-    ]
+    adam = torch.optim.AdamW(rest, lr=stage.adam, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
+    if not matrices:  # heads alone
+        return [adam]
+    muon = torch.optim.Muon(
+        matrices, lr=stage.muon, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adam]
 
 
 def rate(step: int, progress: float, *, anneal: bool) -> float:
@@ -117,6 +120,7 @@ def train(arguments: argparse.Namespace) -> None:
     for folder in arguments.start:
         if not load_checkpoint(trainee, folder) and load_leg(trainee, folder) is None:
             raise SystemExit(f"{folder}: neither weights of a leg nor a checkpoint")
+    trainee.model.requires_grad_(not arguments.heads)
     state = load_leg(trainee, arguments.legs) or State(arguments.stage)
     seed = arguments.seed + 1000 * accelerator.process_index + state.samples
     stream = batches(recipe, stage, seed=seed, workers=arguments.workers, begun=state.samples)
@@ -224,6 +228,9 @@ def main() -> None:
     parser.add_argument("--save-seconds", type=float, default=SAVE_SECONDS)
     parser.add_argument("--check-pages", type=int, default=12, help="read for the error rate")
     parser.add_argument("--anneal", action="store_true", help="let the rate fall to nearly 0")
+    parser.add_argument(
+        "--heads", action="store_true", help="only these: after --start with a checkpoint"
+    )
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--workers", type=int, default=0, help="processes that make pages")
     parser.add_argument("--threads", type=int, default=1, help="of one process, on a CPU")

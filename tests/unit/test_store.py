@@ -452,6 +452,7 @@ def test_an_output_that_is_a_file_is_an_output_error(tmp_path):
 def test_events_are_appended_with_their_time(store):
     store.event({"event": "page", "page": 1})
     store.event({"event": "page", "page": 2})
+    store.close()
     lines = (store.out / ".docr/runs/run.jsonl").read_text().splitlines()
     assert [json.loads(line)["page"] for line in lines] == [1, 2]
     assert all("time" in json.loads(line) for line in lines)
