@@ -270,6 +270,7 @@ def render_settings(settings: Settings) -> RenderSettings:
         max_pixels=settings.max_pixels or max(4 * mode.base_px**2, tiles_px, _MIN_PIXEL_BUDGET),
         max_image_pixels=settings.max_image_pixels,
         max_aspect=settings.max_aspect,
+        max_content=settings.max_content_mib << 20,
         max_pages=settings.max_pages_per_file,
         page_timeout=settings.page_timeout,
         password=settings.password,

@@ -44,6 +44,7 @@ class Settings:
         max_pixels: most pixels of a rendered page; None: what the mode can use.
         max_image_pixels: most pixels that a page image may declare.
         max_aspect: most that a page's long side may be of its short one.
+        max_content_mib: a page whose drawing instructions unpack to more fails, in MiB.
         max_pages_per_file: a file that has, or claims, more fails.
         require_sandbox: refuse to run where the system cannot lock up rendering processes.
         stall_timeout: seconds after which a process with a device that gives no sign of life, and
@@ -83,6 +84,7 @@ class Settings:
     max_pixels: int | None = None
     max_image_pixels: int = 400_000_000
     max_aspect: float = 200.0
+    max_content_mib: int = 256
     max_pages_per_file: int = 20_000
     require_sandbox: bool = False
     stall_timeout: float = 600.0
@@ -141,6 +143,7 @@ _COUNTS = (
     "batch_size",
     "max_tokens",
     "max_image_pixels",
+    "max_content_mib",
     "max_pages_per_file",
     "max_file_mib",
     "render_workers",

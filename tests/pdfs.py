@@ -4,6 +4,7 @@ Positions are in the PDF's user space: points, y up.
 """
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Page:
     rotate: int = 0
     user_unit: float = 1.0
     resources: bytes = FONT
+    filters: bytes = b""
 
     def dictionary(self, parent: int, content: int) -> bytes:
         entries = [b"/Type/Page/Parent %d 0 R/Contents %d 0 R" % (parent, content)]
@@ -53,7 +55,7 @@ def pdf(*pages: Page, extra: Sequence[bytes] = (), announced: int | None = None)
     objects.append(b"<</Type/Pages/Count %d/Kids[%s]>>" % (count, kids))
     objects += extra
     for i, page in enumerate(pages):
-        objects += [page.dictionary(2, first + 2 * i + 1), stream(page.content)]
+        objects += [page.dictionary(2, first + 2 * i + 1), stream(page.content, page.filters)]
     body, offsets = bytearray(b"%PDF-1.7\n"), []
     for number, content in enumerate(objects, start=1):
         offsets.append(len(body))
@@ -180,6 +182,12 @@ def truncated(pages: int = 20) -> bytes:
 def garbage() -> bytes:
     """Begins as a PDF does and goes on as nothing at all."""
     return b"%PDF-1.7\n" + bytes(range(256)) * 8
+
+
+def packed_page(size: int) -> bytes:
+    """A page whose content is `size` blanks, packed twice, and a rectangle."""
+    content = zlib.compress(zlib.compress(b" " * size + rectangle(0, 0, 90, 90), 9), 9)
+    return pdf(Page(content, filters=b"/Filter[/FlateDecode/FlateDecode]"))
 
 
 def slow_page(index: int = 0, *, pages: int = 1) -> bytes:

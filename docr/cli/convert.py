@@ -225,6 +225,10 @@ def convert(
         float | None,
         _value(_LIMITS, "N", "Pages more than N times as long as wide fail [200].", min=1),
     ] = None,
+    max_content_mib: Annotated[
+        int | None,
+        _value(_LIMITS, "MIB", "Pages whose instructions unpack to more fail [256].", min=1),
+    ] = None,
     max_pages_per_file: Annotated[
         int | None,
         _value(_LIMITS, "N", "Files that have, or claim, more pages fail [20000].", min=1),

@@ -79,6 +79,20 @@ class PdfDocument:
             return math.ceil(rect.width * scale), math.ceil(rect.height * scale)
         return 0, 0
 
+    def _check_content(self, page: pymupdf.mupdf.PdfPage) -> None:
+        """Refuse a bomb: a kilobyte of a file can unpack to gigabytes of instructions.
+
+        Raises:
+            InputError: "too-large". Whether such a page ends in time would depend on the machine.
+        """
+        mupdf, most = pymupdf.mupdf, self._settings.max_content
+        with suppress(mupdf.FzErrorBase):  # broken: drawing it says how
+            contents = mupdf.pdf_page_contents(page)
+            stream = mupdf.pdf_open_contents_stream(page.doc(), contents)
+            if mupdf.fz_skip(stream, most + 1) > most:
+                what = f"its instructions unpack to more than {most >> 20} MiB"
+                raise InputError("too-large", f"{what} (--max-content-mib)")
+
     def render(self, ref: PageRef) -> PageImage:
         """Render a page with its annotations, as a reader shows it: rotated and cropped.
 
@@ -100,6 +114,7 @@ class PdfDocument:
             # MuPDF would show a blank page.
             what = "the page is announced but not in the file, which may have been cut short"
             raise InputError("page-missing", what)
+        self._check_content(pdf_page)
         page_pt = (page.rect.width, page.rect.height)
         scale = choose_scale(page_pt, self._settings)
         pixmap = page.get_pixmap(

@@ -30,6 +30,7 @@ class RenderSettings:
         max_pixels: most pixels of a rendered page, whatever `dpi` says.
         max_image_pixels: most pixels that a page image may declare.
         max_aspect: most that a page's long side may be of its short one.
+        max_content: bytes that a page's drawing instructions may unpack to.
         max_pages: of a file; one that has, or claims, more is refused.
         page_timeout: seconds a page, or opening a document, may take.
         password: tried on encrypted documents; the empty user password always is.
@@ -42,6 +43,7 @@ class RenderSettings:
     max_pixels: int = 25_000_000
     max_image_pixels: int = 400_000_000
     max_aspect: float = 200.0
+    max_content: int = 256 << 20
     max_pages: int = 20_000
     page_timeout: float = 30.0
     password: str | None = field(default=None, repr=False)

@@ -167,10 +167,13 @@ def test_limits_reach_the_children() -> None:
         "max_aspect": 9.0,
         "require_sandbox": True,
     }
-    settings = Settings(mode="tiny", page_memory=2.5, max_pages_per_file=3, **limits)  # type: ignore[arg-type]
+    settings = Settings(
+        mode="tiny", page_memory=2.5, max_content_mib=5, max_pages_per_file=3, **limits
+    )  # type: ignore[arg-type]
     assert render_settings(settings) == RenderSettings(
         min_edge_px=512,
         memory_limit=2_500_000_000,
+        max_content=5 << 20,
         max_pages=3,
         **limits,  # type: ignore[arg-type]
     )
@@ -180,7 +183,7 @@ def test_limits_reach_the_children() -> None:
     "limit",
     [
         *({"max_pixels": 9_999}, {"max_aspect": 0.5}, {"max_aspect": 1001}, {"page_memory": 1}),
-        *({"max_image_pixels": 0}, {"max_pages_per_file": 0}),
+        *({"max_image_pixels": 0}, {"max_pages_per_file": 0}, {"max_content_mib": 0}),
     ],
     ids=str,
 )

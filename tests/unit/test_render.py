@@ -56,6 +56,16 @@ def test_a_page_of_text() -> None:
     assert image.warnings == ()
 
 
+def test_a_page_that_unpacks_to_too_much_is_refused() -> None:
+    small = RenderSettings(max_content=3 << 20)
+    assert not is_blank(render(pdfs.packed_page(2 << 20), settings=small))
+    bomb = pdfs.packed_page(4 << 20)
+    assert len(bomb) < 2000
+    with pytest.raises(InputError, match="more than 3 MiB") as failure:
+        render(bomb, settings=small)
+    assert failure.value.code == "too-large"
+
+
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270, -90, 450])
 @pytest.mark.parametrize("user_unit", [1, 2.5])
 def test_pixels_map_to_user_space(rotate: int, user_unit: float) -> None:
