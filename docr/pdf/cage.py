@@ -25,6 +25,7 @@ from typing import Self
 from docr.errors import DocrError, InputError
 from docr.pdf import replies
 from docr.pdf.launch import ForkingLauncher, Launcher, SpawningLauncher, setup_message
+from docr.pdf.limits import require_file_size
 from docr.pdf.replies import DocumentInfo, RenderedPage, RenderTask
 from docr.pdf.session import ChildLost, Session
 from docr.pdf.settings import RenderSettings
@@ -50,6 +51,9 @@ class Cage:
         slots: pages that a child may have in work, or finished and not polled.
         fork_server: whether children are forked by a server or started one by one; None: a server
             on Linux. It starts at once, so that its imports overlap with what the caller does.
+
+    Raises:
+        DocrError: not on this system, or not within its limits.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Cage:
     ) -> None:
         if sys.platform == "win32":
             raise DocrError("rendering needs Linux or macOS; on Windows, use WSL")
+        require_file_size(slots * replies.slot_bytes(settings))
         self._settings = settings
         self._workers = workers
         self._slots = slots

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from docr.errors import OutputError
 from docr.pdf import landlock, seccomp
 
 if sys.platform != "win32":
@@ -24,6 +25,26 @@ def ignore_signals() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
+
+
+def require_file_size(needed: int) -> None:
+    """See that children can write the pages, whose shared memory is a file to the system.
+
+    Else every page would fail, and each be blamed.
+
+    Args:
+        needed: bytes.
+
+    Raises:
+        OutputError: files may not be so large (ulimit -f).
+    """
+    if sys.platform != "win32":
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        if most != resource.RLIM_INFINITY and most < needed:
+            raise OutputError(
+                f"files may have {most >> 10} KiB here (ulimit -f); rendering needs "
+                f"{needed >> 10}, fewer with a smaller --max-pixels"
+            )
 
 
 def die_with_parent(parent: int) -> None:

@@ -227,6 +227,14 @@ def test_any_locale(locale: dict[str, str], tmp_path: Path) -> None:
     assert sorted(line["state"] for line in manifest(out)) == ["failed:not-a-pdf", "ok"]
 
 
+def test_where_files_may_not_be_large_no_page_is_blamed(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = shell('ulimit -f 1000; exec "$@"', *arguments(source, out))
+    assert done.returncode == 5, done.stderr
+    assert "(ulimit -f)" in done.stderr.splitlines()[-1]
+    assert not page_files(out)
+
+
 @pytest.mark.parametrize("mask", [0o000, 0o277])
 def test_any_umask(mask: int, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
