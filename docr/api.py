@@ -24,7 +24,8 @@ from docr.job import Job, Stop
 from docr.modes.tiles import grid_of
 from docr.output.record import JSON, ModelInfo, PageRecord
 from docr.output.store import Store
-from docr.pdf.discover import Discovery, NameList, spool_stdin
+from docr.pdf.discover import Discovery
+from docr.pdf.stdin import NameList, spool_stdin
 from docr.pipeline import (
     Pipeline,
     PipelineConfig,

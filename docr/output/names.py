@@ -30,6 +30,9 @@ from pathlib import Path
 from docr.escape import UNPRINTABLE
 from docr.types import SourceFile
 
+PAGE_FILE = re.compile(r"page-(\d{4,})\.(json|md)")
+FIGURE_FILE = re.compile(r"page-\d{4,}-\d+\.png")
+
 MAX_COMPONENT_BYTES = 200  # file systems take 255; some encrypted ones less
 MAX_FOLDER_BYTES = 1024  # of the whole path below OUT: with OUT it must stay under PATH_MAX, 4096
 

@@ -34,7 +34,8 @@ from docr.output.folder import claim, known_roots, read_format, remember_roots, 
 from docr.output.line import to_line
 from docr.output.manifest import write_manifest
 from docr.output.markdown import joined
-from docr.output.names import folded, folds_case, page_stem
+from docr.output.names import FIGURE_FILE, PAGE_FILE, folded, folds_case, page_stem
+from docr.output.older import remove_older
 from docr.output.read import (
     DocumentJSON,
     entry_of,
@@ -44,9 +45,6 @@ from docr.output.read import (
     trusted_page,
 )
 from docr.output.record import JSON, DocumentRecord, PageEntry, PageRecord, page_entry
-
-PAGE_FILE = re.compile(r"page-(\d{4,})\.(json|md)")
-FIGURE_FILE = re.compile(r"page-\d{4,}-\d+\.png")
 
 MOST_MADE = 1024  # folders remembered: as many documents are hardly in flight at once
 
@@ -247,7 +245,8 @@ class Store:
                 sync_folder(where)  # nobody compares it later, as a page's Markdown is compared
         else:
             self._remove(where / "document.md")
-        self._remove_older(folder, record, figures)
+        if remove_older(where, record, figures):
+            self._made.discard(f"{folder}/figures")
         line = to_line(record)
         if found is None or _without_run(found) != _without_run(json.loads(line)):
             self._replace(self.out / path, line)
@@ -295,31 +294,6 @@ class Store:
                 )
             figures.update(figure_names(found))
             yield entry.page, entry.state, found["markdown"]
-
-    def _remove_older(self, folder: str, record: DocumentRecord, figures: set[str]) -> None:
-        """Remove pages of other settings or content, and figures that no page has any more."""
-        where = self.out / folder
-        kept = {entry.page for entry in record.pages}
-        with writing(where):
-            files = [m for m in map(PAGE_FILE.fullmatch, os.listdir(where)) if m]  # noqa: PTH208
-            for page in {int(match[1]) for match in files} - kept:
-                found = trusted_page(where, page, record.fingerprint)
-                if found is not None:  # not listed, as its run was stopped, but good
-                    kept.add(page)
-                    figures.update(figure_names(found))
-            for match in files:
-                if int(match[1]) not in kept:
-                    (where / match[0]).unlink(missing_ok=True)
-            album = where / "figures"
-            if album.is_symlink() or not album.is_dir():
-                return
-            names = os.listdir(album)  # noqa: PTH208 (names only)
-            stale = [name for name in names if FIGURE_FILE.fullmatch(name) and name not in figures]
-            for name in stale:
-                (album / name).unlink(missing_ok=True)
-            if len(stale) == len(names):
-                album.rmdir()
-                self._made.discard(f"{folder}/figures")
 
     def _enter(self, folder: str) -> Path:
         """The path of a folder below OUT, created where it is missing; links are refused."""

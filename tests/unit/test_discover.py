@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from docr.errors import OutputError, UsageError
-from docr.pdf.discover import Discovery, NameList, glob_regex, spool_stdin
+from docr.pdf.discover import Discovery, glob_regex
+from docr.pdf.stdin import NameList, spool_stdin
 from docr.types import SourceFile
 
 
