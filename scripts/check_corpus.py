@@ -15,7 +15,8 @@ Expected classes, and what is equal to them:
     FILE_ERROR:<reason>         the file failed with a code of that reason, or the second rendering
                                 engine drew a page of it
     PAGE_ERROR…, PARTIAL…       the file is open, pages failed or damaged are named (that page,
-                                where the class says which), all others have a result
+                                where the class says which; for a timeout, one that took too long
+                                or was refused as too large), all others have a result
     OK-or-PAGE_ERROR…           the file is open
 """
 
@@ -107,7 +108,10 @@ def judge(expected: str, page_count: int | None, found: Found) -> Verdict:
         hit = not page.done or (may_be_blank and page.state == "blank")
         return Verdict(hit and all(other is page for other in bad))
     if detail.startswith("timeout"):
-        return Verdict(any(page.state == "failed:page-timeout" for page in bad))
+        states = {page.state for page in bad}
+        if "failed:page-timeout" in states:
+            return Verdict(True)
+        return Verdict("failed:too-large" in states, "a limit of docr's came before the time")
     return Verdict(bool(bad))
 
 

@@ -32,6 +32,7 @@ LATE = "failed:page-timeout"
         ("PAGE_ERROR", 1, pages("ok"), False),
         ("PAGE_ERROR", 1, failed("unreadable"), False),
         ("PAGE_ERROR:timeout,other-pages-kept", 2, pages(LATE, "ok"), True),
+        ("PAGE_ERROR:timeout,other-pages-kept", 2, pages("failed:too-large", "ok"), True),
         ("PAGE_ERROR:timeout,other-pages-kept", 2, pages("failed:page-error", "ok"), False),
         ("PARTIAL:damaged-page-flagged", 1, pages("damaged"), True),
         ("PARTIAL:damaged-page-flagged", 1, pages("blank"), False),
