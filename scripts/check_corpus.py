@@ -111,7 +111,9 @@ def judge(expected: str, page_count: int | None, found: Found) -> Verdict:
         states = {page.state for page in bad}
         if "failed:page-timeout" in states:
             return Verdict(True)
-        return Verdict("failed:too-large" in states, "a limit of docr's came before the time")
+        if "failed:too-large" in states:
+            return Verdict(True, "another limit came before that of time")
+        return Verdict(False)
     return Verdict(bool(bad))
 
 
