@@ -94,7 +94,7 @@ class Discovery:
         return itertools.starmap(self._found, self._entries())
 
     def names(self) -> Iterator[str]:
-        """The paths below their roots of all that iterating yields, which costs a third of it."""
+        """The paths below their roots of all that iterating would yield, to count them."""
         return (relative for _, relative, _ in self._entries())
 
     def _entries(self) -> Iterator[_Entry]:
