@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="about 60 generated pages a mode")
+    parser.add_argument("--quick", action="store_true", help="about 90 generated pages a mode")
     parser.add_argument("--fonts", type=Path, default=ROOT / ".train" / "fonts")
     parser.add_argument("--corpus", type=Path, default=ROOT.parent / "shared" / "corpus")
     parser.add_argument("--modes", type=native_modes, default=["tiny"], help="of generated pages")

@@ -104,8 +104,11 @@ class ContentWriter(Writer):
         return " ".join(words)
 
 
+LARGE_PAGES = 10
+
+
 def all_groups(*, quick: bool) -> list[Group]:
-    """The groups of a full evaluation, or of one of about 60 pages."""
+    """The groups of a full evaluation, or of one of about 90 pages."""
     held_out, training, content = (2, 2, 2) if quick else (24, 12, 8)
     groups = []
     for is_held_out, count in ((True, held_out), (False, training)):
@@ -115,7 +118,9 @@ def all_groups(*, quick: bool) -> list[Group]:
             groups.append(Group(name, "density", is_held_out, MIXED, density, count))
         for density in LARGE_DENSITIES:
             name = f"large-{side}-{density[0]}-{density[1]}"
-            groups.append(Group(name, "large", is_held_out, MIXED, density, count))
+            # What the model is for: enough pages of it in a quick evaluation, too.
+            pages = max(count, LARGE_PAGES)
+            groups.append(Group(name, "large", is_held_out, MIXED, density, pages))
     for kind in CONTENTS:
         for density in DENSITIES[::2] if quick else DENSITIES:
             name = f"content-{kind}-{density[0]}-{density[1]}"

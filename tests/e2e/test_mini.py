@@ -25,7 +25,9 @@ pytestmark = [
 EXAMPLES = ("notice.pdf", "slides.pdf")
 FIGURES = ROOT / "docs/measurements/mini.json"
 BOUND = ("--max-tokens", "600")  # several times what the longest page needs
-SLACK = 1.2, 0.01  # times the evaluation's figure, and more than it: another machine's last bits
+SLACK = 1.2, 0.03
+"""Times the evaluation's figure, and more than it: another machine rounds otherwise, and one of 150
+characters read otherwise can cost its neighbours."""
 
 
 def model_name() -> str:
