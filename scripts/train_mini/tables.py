@@ -73,7 +73,7 @@ def _conditions(conditions: Figures) -> list[str]:
         f"- Pages converted, blank ones and loading included: {seconds}.",
     ]
     if conditions["quick"]:
-        lines.append("- **A quick run**: but for large type, too few pages to conclude anything from.")
+        lines.append("- **A quick run**: too few pages, but of large type, to conclude from.")
     return [*lines, "", *_LEGEND, ""]
 
 
