@@ -31,7 +31,7 @@ from scripts.train_mini.score import (
     without_marks,
     word_distance,
 )
-from scripts.train_mini.testset import ContentWriter, all_groups, write_blank_pages
+from scripts.train_mini.testset import LARGE_PAGES, ContentWriter, all_groups, write_blank_pages
 
 WORDS = ["harbour", "stone", "ladder", "winter", "copper", "meadow", "candle", "bridge"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -211,7 +211,9 @@ class TestTestset:
             groups = all_groups(quick=quick)
             assert len({group.name for group in groups}) == len(groups)
             assert min(group.pages for group in groups) >= 2
-        assert sum(group.pages for group in all_groups(quick=True)) < 80
+            large = [group.pages for group in groups if group.table == "large"]
+            assert min(large) >= LARGE_PAGES
+        assert sum(group.pages for group in all_groups(quick=True)) < 100
 
     def test_blank_pages_are_white_and_still_shown_to_the_model(self, tmp_path: Path) -> None:
         path = tmp_path / "blank.pdf"
