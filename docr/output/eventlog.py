@@ -16,7 +16,6 @@ from docr.output.record import JSON
 
 log = logging.getLogger(__name__)
 
-
 _KEPT_SECONDS = 0.5
 _KEPT_BYTES = 1 << 16
 

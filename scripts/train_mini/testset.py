@@ -105,6 +105,7 @@ class ContentWriter(Writer):
 
 
 LARGE_PAGES = 10
+"""At least, of each group of large type."""
 
 
 def all_groups(*, quick: bool) -> list[Group]:
