@@ -22,6 +22,7 @@ import torch
 
 from docr.bench.spec import BenchSpec
 from docr.cli.bench import measure, table
+from docr.engine.kernels import HAS_TRITON
 from docr.engine.model.load import load_model
 from docr.models.files import resolve
 from docr.settings import ModeName
@@ -68,6 +69,15 @@ def parity(device: torch.device) -> Iterator[str]:
         yield f"| {name} | {error:.1e} | {same} | {rough:.1e} | {verdict} |"
 
 
+def kernel_table() -> list[str]:
+    """The lines of the kernels' table, or why there are none."""
+    if not HAS_TRITON:
+        return ["Kernels: not measured, Triton is not installed"]
+    from scripts.kernel_speed import FULL, table
+
+    return table("cuda", FULL)
+
+
 def speed(device: str, toy: Path | None, *, mode: ModeName, batch: int, tokens: int) -> str:
     """A table of `docr bench`: one batch of pages and half a batch that comes in as they end."""
     tokenizer = (toy or resolve("mini", None).directory) / "tokenizer.json"
@@ -99,6 +109,7 @@ def main() -> int:
     torch.manual_seed(0)
     tests = run_tests()
     rows = list(parity(device))
+    kernels = [] if device.type == "cpu" else kernel_table()
     modes: tuple[ModeName, ...] = ("base", "gundam")
     tables = []
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +125,7 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, {'toy' if options.toy else 'full'} size, bf16\n")
     print(f"{tests}\n")
     print("| mode | fp32: max difference / rms | same greedy tokens | bf16: rms / rms | |")
-    print("|---|---|---|---|---|", *rows, "", *tables, sep="\n")
+    print("|---|---|---|---|---|", *rows, "", *kernels, "", *tables, sep="\n")
     return 1 if any("FAILED" in row for row in [*rows, tests.upper()]) else 0
 
 

@@ -1,23 +1,17 @@
 """Attention of a few new tokens a row over keys and values that lie in blocks.
 
-Two forms of the same: a Triton kernel (triton_kernels.py) that reads each key and value once, from
-where it lies, and `paged_attention_torch`, which gathers them first and runs anywhere. Tests
-compare the two.
+Two forms of the same: a Triton kernel (kernels/paged_attention.py) that reads each key and value
+once, from where it lies, and `paged_attention_torch`, which gathers them first and runs anywhere.
+Tests compare the two.
 
 Shapes: B rows, T tokens of this call, H heads, hd head dim, N blocks of P tokens, M blocks a row
 may have.
 """
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-"""It comes with builds of torch for GPUs, not with those for CPUs."""
-
-TILE_QUERIES = 16
-"""Tokens of a row the kernel works on together: the least that a matrix unit takes."""
+from docr.engine.kernels import HAS_TRITON, LEAST, is_power_of_two
 
 
 def paged_attention(
@@ -37,7 +31,7 @@ def paged_attention(
     """
     if q.is_cuda and kernel_fits(q):
         # Imported where it is used: a run without a GPU need not load Triton.
-        from docr.engine.triton_kernels import paged_attention_triton
+        from docr.engine.kernels.paged_attention import paged_attention_triton
 
         return paged_attention_triton(q, keys, values, table, positions)
     return paged_attention_torch(q, keys, values, table, positions)
@@ -46,8 +40,7 @@ def paged_attention(
 def kernel_fits(q: Tensor) -> bool:
     """Whether the kernel takes queries of this shape."""
     T, hd = q.shape[2:]
-    is_power = bool(hd & (hd - 1) == 0)
-    return HAS_TRITON and T <= TILE_QUERIES and hd >= 16 and is_power
+    return HAS_TRITON and T <= LEAST and hd >= LEAST and is_power_of_two(hd)
 
 
 def paged_attention_torch(

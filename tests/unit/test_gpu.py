@@ -10,7 +10,9 @@ import torch
 from docr.engine.detokenize import Detokenizer
 from docr.engine.device_loop import DeviceLoop
 from docr.engine.engine import ModelEngine
-from docr.engine.model.decoder import MoE
+from docr.engine.grid_attention import grid_attention, grid_attention_torch
+from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
+from docr.engine.model.decoder import FEW_ROWS, MoE
 from docr.engine.model.load import load_model
 from docr.engine.paged_attention import paged_attention, paged_attention_torch
 from docr.engine.runner import Runner
@@ -23,6 +25,7 @@ from tests.unit.test_engine import (
     toy_engine_config,
     write_toy,
 )
+from tests.unit.test_grid_attention import inputs as grid_inputs
 from tests.unit.test_paged_attention import scattered
 
 pytestmark = [
@@ -44,21 +47,35 @@ def test_the_attention_kernel(lengths: list[int], tokens: int, dtype: torch.dtyp
     *tensors, _ = scattered(lengths, tokens, 10, 128, dtype)
     tensors = [each.cuda() for each in tensors]
     got, wanted = paged_attention(*tensors), paged_attention_torch(*tensors)
-    near = {torch.float32: 2e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
+    near = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
     torch.testing.assert_close(got, wanted, rtol=near, atol=near)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("rows", [1, 5, 300])
-def test_grouped_products(toy: Path, rows: int) -> None:
-    device = torch.device("cuda")
-    moe = load_model(toy, device=device, dtype=torch.bfloat16).decoder.layers[1].mlp
-    assert isinstance(moe, MoE)
-    x = torch.randn(rows, 64, dtype=torch.bfloat16, device=device)
+@pytest.mark.parametrize("rows", [1, 5, 300, 1000])
+def test_the_kernel_of_experts_and_grouped_products(rows: int) -> None:
+    sizes = ModelConfig(
+        sam=SamConfig(), clip=ClipConfig(), hidden_size=256, moe_intermediate_size=128
+    )
+    moe = MoE(sizes).to("cuda", torch.bfloat16)
+    for parameter in moe.parameters():
+        parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    x = torch.randn(rows, 256, dtype=torch.bfloat16, device="cuda")
     weights, experts = moe.route(x)
-    got = moe.mix_grouped(x, weights, experts).cpu()
+    assert rows <= FEW_ROWS and moe.experts.kernel_fits
+    found = moe.mix_experts(x, weights, experts).cpu(), moe.mix_grouped(x, weights, experts).cpu()
     wanted = moe.cpu().mix_experts(x.cpu(), weights.cpu(), experts.cpu())
-    torch.testing.assert_close(got, wanted, rtol=3e-2, atol=3e-2 * float(wanted.abs().max()))
+    for got in found:
+        torch.testing.assert_close(got, wanted, rtol=3e-2, atol=3e-2 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("side", [40, 64, 80])
+def test_the_kernel_of_grids(side: int, dtype: torch.dtype) -> None:
+    tensors = [each.cuda() for each in grid_inputs(2, 12, side, 64, dtype)]
+    got, wanted = grid_attention(*tensors), grid_attention_torch(*tensors)
+    near = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(got, wanted, rtol=near, atol=near)
 
 
 def generate(toy: Path, *, capture: bool, layers: list[list[int]]) -> Outcomes:

@@ -49,7 +49,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("docr.models",),
     "safetensors": ("docr.engine",),
     "transformers": ("docr.bench.peers",),
-    "triton": ("docr.engine.triton_kernels",),
+    "triton": ("docr.engine.kernels",),
     "fitz": (),  # PyMuPDF's old name
 }
 """Outside packages with a fixed home; those that are not named may be imported anywhere."""

@@ -1,7 +1,5 @@
 """Attention over blocks: against attention over the same keys in one piece, and its two forms."""
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
@@ -55,17 +53,9 @@ def test_the_kernel_computes_the_same(
 ) -> None:
     q, keys, values, table, positions, _ = scattered(lengths, tokens, 2, 32, dtype)
     assert paged.kernel_fits(q)
-    from docr.engine.triton_kernels import paged_attention_triton
+    from docr.engine.kernels.paged_attention import paged_attention_triton
 
     got = paged_attention_triton(q, keys, values, table, positions)
     wanted = paged.paged_attention_torch(q, keys, values, table, positions)
     near = 1e-5 if dtype == torch.float32 else 2e-3
     torch.testing.assert_close(got, wanted, rtol=near, atol=near)
-
-
-@pytest.fixture
-def interpreter() -> None:
-    """Triton's interpreter, which runs kernels on a CPU."""
-    pytest.importorskip("triton", reason="Triton is not installed (it is there for Linux)")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("kernels are compiled where there is a GPU; see tests/conftest.py")

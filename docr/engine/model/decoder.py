@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from docr.engine.kernels import HAS_TRITON, PIECE
 from docr.engine.model.config import ModelConfig
 
 
@@ -153,11 +154,21 @@ class Experts(nn.Module):
         gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, self.down_proj[expert])
 
+    @property
+    def kernel_fits(self) -> bool:
+        """Whether the kernel for few tokens takes weights of this shape."""
+        _, dim, width = self.down_proj.shape
+        return HAS_TRITON and dim % PIECE == 0 and width % PIECE == 0
+
     def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         """All experts' outputs [n,D] for rows x [n,D] sorted by expert; ends i32 [E] of each."""
         both = F.grouped_mm(x, self.gate_up_proj.transpose(1, 2), offs=ends)
         gate, up = both.chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
+
+
+FEW_ROWS = 1024
+"""Tokens up to which experts' weights, not products, take the time; not measured yet."""
 
 
 def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
@@ -199,6 +210,12 @@ class MoE(nn.Module):
     def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
         if x.is_cuda and x.dtype == torch.bfloat16:
+            if len(x) <= FEW_ROWS and self.experts.kernel_fits:
+                # Imported where it is used: a run without a GPU need not load Triton.
+                from docr.engine.kernels.experts import mix_experts_triton
+
+                gate_up, down = self.experts.gate_up_proj, self.experts.down_proj
+                return mix_experts_triton(x, weights, experts, gate_up, down)
             return self.mix_grouped(x, weights, experts)
         chosen = experts.flatten()
         counts: list[int] = chosen.bincount(minlength=self.num_experts).tolist()

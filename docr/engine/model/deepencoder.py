@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from docr.engine.grid_attention import grid_attention
 from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
 
 
@@ -65,30 +66,21 @@ class SamAttention(nn.Module):
         B, g, _, C = x.shape
         qkv = self.qkv(x).view(B, g * g, 3, self.heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,N,3,H,hd -> 3 of B,H,N,hd
-        q, k = self.with_positions(q, k, g)
-        # SDPA's fast kernels want v as wide as q and k.
-        v = F.pad(v, (0, 2 * g))
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self.head_dim]
+        mixed = grid_attention(q, k, v, *self.biases(q, g))
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, g, g, C))
         return out
 
-    def with_positions(self, q: Tensor, k: Tensor, g: int) -> tuple[Tensor, Tensor]:
-        """Fold the relative positions into q and k [B,H,N,hd], giving [B,H,N,hd+2g].
+    def biases(self, q: Tensor, g: int) -> tuple[Tensor, Tensor]:
+        """What relative positions add to the scores of q [B,H,N,hd]: by rows and columns [B,H,N,g].
 
-        The score of query (h, w) and key (i, j) is scale * q.k + q.rows[h, i] + q.columns[w, j].
-        With both biases appended to q, and to k the one-hot of i and of j, one product yields it,
-        so that the [B,H,N,N] bias (0.4 GB a 1024 px view in bf16) need not exist and any SDPA
-        kernel serves.
+        They depend on the query: its product with the table's entry for the distance.
         """
-        B, H, N, hd = q.shape
+        B, H, _, hd = q.shape
         places = q.reshape(B, H, g, g, hd)
         rows, columns = relative_positions(self.rel_pos_h, g), relative_positions(self.rel_pos_w, g)
         bias_h = torch.einsum("bnhwc,hic->bnhwi", places, rows).flatten(2, 3)
         bias_w = torch.einsum("bnhwc,wjc->bnhwj", places, columns).flatten(2, 3)
-        one_hot = torch.eye(g, dtype=k.dtype, device=k.device)
-        cell = torch.cat((one_hot.repeat_interleave(g, 0), one_hot.repeat(g, 1)), dim=-1)  # N,2g
-        q = torch.cat((q * hd**-0.5, bias_h, bias_w), dim=-1)
-        return q, torch.cat((k, cell.expand(B, H, N, 2 * g)), dim=-1)
+        return bias_h, bias_w
 
 
 class SamMlp(nn.Module):

@@ -1,14 +1,11 @@
-"""Kernels in Triton; each has a twin in PyTorch that says what it computes.
-
-Under TRITON_INTERPRET=1 they run on a CPU, which is how tests compare them with their twins.
-"""
+"""Attention of a few new tokens a row over keys and values in blocks, each read once."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from docr.engine.paged_attention import TILE_QUERIES
+from docr.engine.kernels import LEAST
 
 PROGRAMS = 512
 """Rows x heads x splits to aim at: with fewer, parts of the GPU have nothing to read."""
@@ -39,7 +36,7 @@ def paged_attention_triton(
         splits,
         HD=hd,
         BLOCK=keys.shape[1],
-        TILE=TILE_QUERIES,
+        TILE=LEAST,
     )
     share = weights.softmax(0)[..., None]
     return (parts * share).sum(0).to(q.dtype)
@@ -86,7 +83,7 @@ def _attend_part(  # type: ignore[no-untyped-def]
         seen = index * BLOCK + place[None, :] <= position[:, None]
         known = (index * BLOCK + place <= tl.max(position, axis=0))[:, None]
         k = tl.load(keys_at + at, mask=known, other=0.0)
-        scores = tl.dot(q, tl.trans(k)).to(tl.float32) * scale
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         scores = tl.where(seen, scores, float("-inf"))
         new = tl.maximum(largest, tl.max(scores, axis=1))
         # A token may see nothing of this block: -inf - -inf is not a number.
@@ -95,7 +92,7 @@ def _attend_part(  # type: ignore[no-untyped-def]
         fade = tl.exp(largest - safe)
         v = tl.load(values_at + at, mask=known, other=0.0)
         total = total * fade + tl.sum(weight, axis=1)
-        mixed = mixed * fade[:, None] + tl.dot(weight.to(v.dtype), v).to(tl.float32)
+        mixed = mixed * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         largest = new
         index += 1
     safe = tl.where(total == 0.0, 1.0, total)

@@ -1,0 +1,63 @@
+"""Attention over a square grid with decomposed relative positions, as SAM's.
+
+Two forms of the same: a Triton kernel (kernels/grid_attention.py), and `grid_attention_torch`,
+which runs anywhere. Tests compare the two.
+
+Shapes: B views, H heads, hd head dim, g side of the grid, N = g*g tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from docr.engine.kernels import HAS_TRITON, LEAST, is_power_of_two
+
+LEAST_SIDE = 32
+"""Of a grid, for the kernel: it takes a row of keys at a time, and windows have short ones."""
+
+
+def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attend from each token to all, with a bias for the distance in rows and in columns.
+
+    The score of query (h, w) and key (i, j) is hd**-0.5 * q.k + rows[h, w, i] + columns[h, w, j].
+
+    Args:
+        q: [B,H,N,hd], tokens row by row.
+        k: the same.
+        v: the same.
+        rows: [B,H,N,g].
+        columns: the same.
+
+    Returns:
+        [B,H,N,hd].
+    """
+    if q.is_cuda and kernel_fits(q, rows.shape[-1]):
+        # Imported where it is used: a run without a GPU need not load Triton.
+        from docr.engine.kernels.grid_attention import grid_attention_triton
+
+        return grid_attention_triton(q, k, v, rows, columns)
+    return grid_attention_torch(q, k, v, rows, columns)
+
+
+def kernel_fits(q: Tensor, side: int) -> bool:
+    """Whether the kernel takes queries of this shape, and is worth it."""
+    hd = q.shape[-1]
+    return HAS_TRITON and side >= LEAST_SIDE and hd >= LEAST and is_power_of_two(hd)
+
+
+def grid_attention_torch(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """See grid_attention.
+
+    With both biases appended to q, and to k the one-hot of i and of j, one product yields the
+    scores, so that the [B,H,N,N] bias (0.4 GB a 1024 px view in bf16) need not exist and any SDPA
+    kernel serves.
+    """
+    B, H, N, hd = q.shape
+    g = rows.shape[-1]
+    one_hot = torch.eye(g, dtype=k.dtype, device=k.device)
+    cell = torch.cat((one_hot.repeat_interleave(g, 0), one_hot.repeat(g, 1)), dim=-1)  # N,2g
+    q = torch.cat((q * hd**-0.5, rows, columns), dim=-1)
+    k = torch.cat((k, cell.expand(B, H, N, 2 * g)), dim=-1)
+    # SDPA's fast kernels want v as wide as q and k.
+    v = F.pad(v, (0, 2 * g))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :hd]
