@@ -13,7 +13,7 @@ from docr.output.record import ModelInfo
 from docr.settings import Settings
 
 _ENGINE_SETTINGS = (
-    *("device", "dtype", "batch_size", "max_tokens"),
+    *("device", "dtype", "quantize", "batch_size", "max_tokens"),
     *("no_repeat_ngram", "ngram_window", "loop_stop", "drafts"),
 )
 

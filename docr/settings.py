@@ -9,6 +9,7 @@ from docr.errors import UsageError
 Task = Literal["markdown", "ocr", "image", "figure", "describe", "locate"]
 ModeName = Literal["tiny", "small", "base", "large", "gundam", "gundam-m"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Quantize = Literal["none", "int8"]
 
 DTYPE_ALIASES: dict[str, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -22,6 +23,8 @@ class Settings:
         revision: of a model of the hub; None: the pinned one.
         engine: "MODULE:NAME" of an engine factory instead of the model (tests).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        dtype, quantize: of weights and what is computed; "int8" rounds the decoder's weights to 8
+            bits, on a CPU.
         gpus: how many devices (ranks) to use; None: all there are for "auto" and "cuda".
         batch_size: most pages decoded at once; None: as memory allows.
         mode, max_tiles: how much of the page the model sees; max_tiles is for the tiled modes.
@@ -59,6 +62,7 @@ class Settings:
     engine: str | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
+    quantize: Quantize = "none"
     gpus: int | None = None
     batch_size: int | None = None
     mode: ModeName | None = None
@@ -97,7 +101,7 @@ class Settings:
     keep_tokens: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", ModeName), ("task", Task), ("dtype", Dtype)):
+        for name, known in _CHOICES.items():
             if name in MODEL_SETTINGS and getattr(self, name) is None:
                 continue
             if getattr(self, name) not in get_args(known):
@@ -138,6 +142,7 @@ class Settings:
         return {name: getattr(self, name) for name in TEXT_SETTINGS}
 
 
+_CHOICES = {"mode": ModeName, "task": Task, "dtype": Dtype, "quantize": Quantize}
 _COUNTS = (
     "gpus",
     "batch_size",
@@ -173,6 +178,6 @@ TEXT_SETTINGS = (
     "dpi",
     "max_pixels",
 )
-"""Together with the model, its revision and dtype these make up a record's fingerprint."""
+"""Together with the model, its revision and precision these make up a record's fingerprint."""
 
 assert set(TEXT_SETTINGS) <= {field.name for field in dataclasses.fields(Settings)}

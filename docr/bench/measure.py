@@ -260,6 +260,7 @@ def run(spec: BenchSpec) -> BenchResult:
                 model_name="bench",
                 device=spec.device,
                 dtype=spec.dtype,
+                quantize=spec.quantize,
                 batch_size=spec.batch_size,
                 no_repeat_ngram=settings.no_repeat_ngram,
                 ngram_window=settings.ngram_window,
@@ -295,7 +296,8 @@ def run(spec: BenchSpec) -> BenchResult:
         dims,
         experts=experts,
         context=runner.context_sum / max(1, runner.steps),
-        dtype_bytes=dtype.itemsize,
+        weight_bytes=dtype.itemsize if spec.quantize == "none" else 1,
+        cache_bytes=dtype.itemsize,
     )
     return BenchResult(
         engine="docr",

@@ -71,18 +71,21 @@ def prefill_flop(config: ModelConfig, prompt: int) -> int:
     return 2 * prompt * weights + prompt * attention + 2 * dim * config.vocab_size
 
 
-def step_bytes(config: ModelConfig, *, experts: float, context: float, dtype_bytes: int) -> float:
+def step_bytes(
+    config: ModelConfig, *, experts: float, context: float, weight_bytes: int, cache_bytes: int
+) -> float:
     """Bytes that a decoding step must read.
 
     Args:
         config: of the network.
         experts: touched a layer.
         context: tokens of all pages together.
-        dtype_bytes: of a weight or a cached value.
+        weight_bytes: of a weight.
+        cache_bytes: of a cached value.
     """
     dim, layers, dense = config.hidden_size, config.num_hidden_layers, config.first_k_dense_replace
     weights: float = layers * 4 * dim * dim + dense * 3 * dim * config.intermediate_size
     expert = 3 * dim * config.moe_intermediate_size
     weights += (layers - dense) * expert * (experts + config.n_shared_experts)
     weights += dim * config.vocab_size
-    return dtype_bytes * (weights + context * 2 * layers * dim)
+    return weight_bytes * weights + cache_bytes * context * 2 * layers * dim

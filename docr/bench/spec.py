@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from docr.settings import Dtype, ModeName
+from docr.settings import Dtype, ModeName, Quantize
 
 Lengths = Literal["fixed", "spread"]
 
@@ -30,6 +30,7 @@ class BenchSpec:
         changed: None: tokens are sampled at temperature 1. Else the text is given: each page's
             own text layer as Markdown with this share of its characters changed.
         drafts: check guesses from the text layer; of no use with sampled tokens.
+        quantize: "int8": the decoder's weights in 8 bits; CPUs.
         threads: of a CPU; None: as torch finds them.
     """
 
@@ -44,6 +45,7 @@ class BenchSpec:
     drafts: bool = False
     device: str = "auto"
     dtype: Dtype = "bfloat16"
+    quantize: Quantize = "none"
     batch_size: int | None = None
     threads: int | None = None
     seed: int = 0

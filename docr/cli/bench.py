@@ -68,6 +68,10 @@ def bench(
         int | None,
         typer.Option(metavar="N", min=1, help="CPU threads [all].", show_default=False),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(metavar="int8", help="Also with weights so quantised.", show_default=False),
+    ] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option(metavar="|".join(PEERS), help="Compare with it; may be repeated."),
@@ -91,6 +95,8 @@ def bench(
     for name in peer or ():
         if name not in PEERS:
             raise UsageError(f"--peer is one of {', '.join(PEERS)}; not {name!r}")
+    if quantize not in (None, "int8"):
+        raise UsageError(f"--quantize is int8; not {quantize!r}")
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UsageError(f"{missing[0]}: no such file")
@@ -113,6 +119,8 @@ def bench(
     runs = {"docr": ("docr", spec)}
     if given is not None:
         runs["docr with drafts"] = ("docr", dataclasses.replace(spec, drafts=True))
+    if quantize is not None:
+        runs[f"docr {quantize}"] = ("docr", dataclasses.replace(spec, quantize="int8"))
     absent: dict[str, str] = {}
     for name in peer or ():
         if name != "transformers":

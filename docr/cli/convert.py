@@ -143,6 +143,14 @@ def convert(
         str | None,
         _value(_MODEL, "DTYPE", "auto, bfloat16 (bf16), float16 (fp16) or float32 (fp32) [auto]."),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        _value(
+            _MODEL,
+            "none|int8",
+            "int8: the decoder's weights in 8 bits, on a CPU; faster, a little less exact [none].",
+        ),
+    ] = None,
     gpus: Annotated[
         int | None, _value(_MODEL, "N", "Devices to use [all there are].", min=1)
     ] = None,

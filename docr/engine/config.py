@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docr.errors import UsageError
-from docr.settings import Dtype
+from docr.settings import Dtype, Quantize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,7 @@ class EngineConfig:
         model_name, revision: what the records say of the model; nothing is looked up by them.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: of weights, activations and KV cache.
+        quantize: "int8": the decoder's weights in 8 bits, and what is multiplied with them; CPUs.
         batch_size: most pages decoded at once; None: as memory allows.
         max_tokens: most tokens generated a page; None: what the context leaves.
         no_repeat_ngram, ngram_window: the n-gram rule over generated ids; 0 switches it off.
@@ -32,6 +33,7 @@ class EngineConfig:
     revision: str = ""
     device: str = "auto"
     dtype: Dtype = "auto"
+    quantize: Quantize = "none"
     batch_size: int | None = None
     max_tokens: int | None = None
     no_repeat_ngram: int = 30
@@ -47,6 +49,14 @@ class EngineConfig:
             if value is not None and value < 1:
                 raise UsageError(f"{name} is 1 or more, not {value}")
 
+    def precision(self, dtype: str) -> str:
+        """How records call what is computed in, such as "bfloat16" or "bfloat16+int8".
+
+        Args:
+            dtype: what this configuration's dtype came to on the device.
+        """
+        return dtype if self.quantize == "none" else f"{dtype}+{self.quantize}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
@@ -55,7 +65,7 @@ class EngineInfo:
     Attributes:
         model_name, revision: as configured.
         device: such as "cpu" or "cuda:0".
-        dtype: such as "bfloat16"; never "auto".
+        dtype: such as "bfloat16", never "auto"; with "+int8" where weights are quantised.
         tokenizer_file: the tokenizer.json that its token ids belong to.
         max_batch_pages: most pages it decodes at once.
     """

@@ -78,7 +78,7 @@ class ModelEngine:
             model_name=config.model_name,
             revision=config.revision,
             device=str(runner.device),
-            dtype=str(runner.dtype).removeprefix("torch."),
+            dtype=config.precision(str(runner.dtype).removeprefix("torch.")),
             tokenizer_file=detokenizer.path,
             max_batch_pages=runner.max_pages,
         )

@@ -28,16 +28,20 @@ def create_engine(config: EngineConfig) -> Engine:
 
 
 def resolved_dtype(config: EngineConfig) -> str:
-    """The dtype that an engine of this configuration computes in; loads no model.
+    """How an engine of this configuration will name its dtype; loads no model.
 
     Raises:
         DeviceError: the device is not there.
+        UsageError: it cannot compute as it is told to.
     """
     if config.device == "cpu" and config.dtype != "auto":
-        return config.dtype  # known without torch, which takes seconds to load
+        return config.precision(config.dtype)  # known without torch, which takes seconds to load
     from docr.engine.device import find_device, resolve_dtype  # torch, as above
 
-    return str(resolve_dtype(config.dtype, find_device(config.device))).removeprefix("torch.")
+    device = find_device(config.device)
+    if config.quantize != "none" and device.type != "cpu":
+        raise UsageError(f"--quantize {config.quantize} is for --device cpu; this is {device}")
+    return config.precision(str(resolve_dtype(config.dtype, device)).removeprefix("torch."))
 
 
 def load_factory(name: str) -> EngineFactory:

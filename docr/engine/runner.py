@@ -28,6 +28,7 @@ from docr.engine.host_loop import HostLoop
 from docr.engine.model import decoder
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.load import load_model
+from docr.engine.model.packed import pack_weights
 from docr.engine.sampling import NgramRule, Picks, pick
 from docr.engine.scheduler import BLOCK, HEADROOM
 from docr.engine.sequence import Sequence, View
@@ -97,6 +98,7 @@ class Runner:
         in_blocks: whether pages take blocks of the cache, or rows of one length.
 
     Args:
+        model: is taken over; on a CPU its weights are laid out anew.
         on_device: decode in steps that need no host, with a cache in blocks; None: on CUDA devices.
     """
 
@@ -108,6 +110,7 @@ class Runner:
         *,
         on_device: bool | None = None,
     ) -> None:
+        pack_weights(model, config.quantize)
         weights = next(model.parameters())
         self.device, self.dtype = weights.device, weights.dtype
         self.limits = LIMITS[self.device.type]

@@ -1,0 +1,89 @@
+"""Weights laid out for a CPU: the same numbers, or nearly the same in 8 bits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from docr.engine.config import EngineConfig
+from docr.engine.factory import resolved_dtype
+from docr.engine.model.decoder import Experts
+from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.load import load_model
+from docr.engine.model.packed import Int8Linear, PackedExperts, PackedLinear, pack_weights
+from docr.errors import UsageError
+from scripts.make_random_checkpoint import toy_config, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    write_checkpoint(folder, toy_config(), dtype="fp32")
+    return folder
+
+
+def toy(folder: Path, dtype: torch.dtype) -> DeepseekOCR:
+    return load_model(folder, device="cpu", dtype=dtype)
+
+
+@torch.inference_mode()
+def logits(model: DeepseekOCR, rows: int) -> torch.Tensor:
+    ids = torch.arange(rows * 7).view(rows, 7) % model.config.vocab_size
+    return model.logits(model(model.embed(ids), torch.arange(7).expand(rows, 7)))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 30])
+def test_packed_weights_give_the_same_bits(folder: Path, rows: int) -> None:
+    model = toy(folder, torch.bfloat16)
+    before = logits(model, rows)
+    pack_weights(model, "none")
+    if isinstance(model.lm_head, torch.nn.Linear):
+        pytest.skip("oneDNN does not multiply in bf16 on this processor")
+    assert isinstance(model.lm_head, PackedLinear)
+    assert not any(isinstance(m, torch.nn.Linear | Experts) for m in model.decoder.modules())
+    assert torch.equal(logits(model, rows), before)
+
+
+def test_other_dtypes_stay_as_they_are(folder: Path) -> None:
+    model = toy(folder, torch.float32)
+    pack_weights(model, "none")
+    assert isinstance(model.lm_head, torch.nn.Linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_eight_bits_are_near(folder: Path, dtype: torch.dtype) -> None:
+    model = toy(folder, dtype)
+    before = logits(model, 4)
+    pack_weights(model, "int8")
+    assert any(isinstance(module, PackedExperts) for module in model.decoder.modules())
+    error = (logits(model, 4) - before).norm() / before.norm()
+    assert 1e-4 < error < 0.05
+
+
+@torch.inference_mode()
+def test_each_row_has_its_own_scale() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(96, 64) * torch.logspace(-4, 2, 96)[:, None]
+    x = torch.randn(3, 5, 64) * torch.logspace(-3, 3, 5)[:, None]
+    x[1, 2] = 0.0
+    got, wanted = Int8Linear(weight)(x), F.linear(x, weight)
+    assert got.shape == wanted.shape and not got[1, 2].any()
+    error = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-9)
+    assert error.max() < 0.03
+    worst = (got - wanted).abs().amax((0, 1)) / wanted.abs().amax((0, 1))
+    assert worst.max() < 0.05  # of every output, small or large
+
+
+def test_records_say_so() -> None:
+    config = EngineConfig(model_dir=None, device="cpu", dtype="bfloat16", quantize="int8")
+    assert resolved_dtype(config) == "bfloat16+int8"
+
+
+def test_it_is_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = EngineConfig(model_dir=None, device="cuda", quantize="int8")
+    with pytest.raises(UsageError, match="--quantize int8 is for --device cpu"):
+        resolved_dtype(config)
