@@ -31,6 +31,16 @@ def test_the_kernel_computes_the_same(side: int, dtype: torch.dtype, interpreter
     assert tokens_first.is_contiguous()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [5, 40])  # the second takes its queries in parts
+def test_bias_by_bias_is_the_same(side: int, dtype: torch.dtype) -> None:
+    tensors = inputs(2, 3, side, 16, dtype)
+    got, wanted = grid.grid_attention_masked(*tensors), grid.grid_attention_torch(*tensors)
+    near = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(got, wanted, rtol=near, atol=near)
+    assert got.transpose(1, 2).is_contiguous()
+
+
 def test_the_kernel_is_for_whole_views_not_windows() -> None:
     if not grid.HAS_TRITON:
         pytest.skip("Triton is not installed")
