@@ -34,12 +34,7 @@ def model_name() -> str:
     return str(json.loads((MINI / "docr.json").read_text(encoding="utf-8"))["name"])
 
 
-def test_large_type_is_read_as_well_as_was_measured(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    pdfs = [ROOT / "examples" / name for name in EXAMPLES]
-    done = docr("convert", *pdfs, *BOUND, "-o", out, env=fresh_home(tmp_path))
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(FIGURES.read_text(encoding="utf-8"))["examples"]
+def error_rates(out: Path) -> dict[str, float]:
     rates = {}
     for record in page_records(out).values():
         assert record["state"] == "ok"
@@ -47,10 +42,34 @@ def test_large_type_is_read_as_well_as_was_measured(tmp_path: Path) -> None:
         truth = pymupdf.open(ROOT / "examples" / name)[number - 1].get_text()
         distance = character_distance(without_marks(truth), without_marks(record["markdown"]))
         rates[f"{name}#{number}"] = distance.rate
+    return rates
+
+
+def test_large_type_is_read_as_well_as_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pdfs = [ROOT / "examples" / name for name in EXAMPLES]
+    done = docr("convert", *pdfs, *BOUND, "-o", out, env=fresh_home(tmp_path))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))["examples"]
+    rates = error_rates(out)
     assert len(rates) == 3 and rates.keys() <= figures.keys()
     factor, more = SLACK
     worse = {page: rate for page, rate in rates.items() if rate > factor * figures[page] + more}
     assert not worse, f"measured: {figures}"
+
+
+def test_eight_bits_read_it_too(tmp_path: Path) -> None:
+    out, home = tmp_path / "out", fresh_home(tmp_path)
+    command = ("convert", ROOT / "examples/slides.pdf", *BOUND, "-o", out, "--device", "cpu")
+    done = docr(*command, "--quantize", "int8", env=home)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))["examples"]
+    rates = error_rates(out)
+    assert all(rate < 1.2 * figures[page] + 0.06 for page, rate in rates.items()), rates
+    dtypes = {record["model"]["dtype"] for record in page_records(out).values()}
+    assert {dtype.partition("+")[2] for dtype in dtypes} == {"int8"}
+    again = docr(*command, env=home)
+    assert again.returncode == 8 and "+int8" in again.stderr
 
 
 def test_a_run_says_that_a_preview_reads(tmp_path: Path) -> None:
