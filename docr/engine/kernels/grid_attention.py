@@ -49,6 +49,8 @@ def grid_attention_triton(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns
         HD=hd,
         TILE=tile,
         num_warps=8 if tile == QUERIES else 4,
+        # Keys and values are fetched ahead as far as shared memory holds them.
+        num_stages=3 if q.element_size() == 2 else 1,
     )
     return out
 
