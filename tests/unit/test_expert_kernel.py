@@ -9,7 +9,11 @@ from docr.engine.model.decoder import Experts, weighted_sum
 
 def plain(experts: Experts, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
     """Each token's experts one after the other."""
-    outputs = [experts(row[None], int(e)) for row, ids in zip(x, chosen, strict=True) for e in ids]
+    outputs = []
+    for row, ids in zip(x, chosen, strict=True):
+        for expert in ids:
+            sizes = [int(expert == each) for each in range(len(experts.down_proj))]
+            outputs.append(experts(row[None], sizes))
     return weighted_sum(torch.cat(outputs), weights).to(x.dtype)
 
 

@@ -149,10 +149,14 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * width, dim))
         self.down_proj = nn.Parameter(torch.empty(count, dim, width))
 
-    def forward(self, x: Tensor, expert: int) -> Tensor:
-        """One expert's output [n,D] for the rows x [n,D] that chose it."""
-        gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down_proj[expert])
+    def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
+        """All experts' outputs [n,D] for rows x [n,D] sorted by expert; sizes: rows of each."""
+        gate, up = self._products(x, sizes, self.gate_up_proj).chunk(2, dim=-1)
+        return self._products(F.silu(gate) * up, sizes, self.down_proj)
+
+    def _products(self, x: Tensor, sizes: list[int], weights: Tensor) -> Tensor:
+        segments = zip(torch.split(x, sizes), weights, strict=True)
+        return torch.cat([F.linear(rows, weight) for rows, weight in segments if len(rows)])
 
     @property
     def kernel_fits(self) -> bool:
@@ -161,7 +165,7 @@ class Experts(nn.Module):
         return HAS_TRITON and dim % PIECE == 0 and width % PIECE == 0
 
     def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
-        """All experts' outputs [n,D] for rows x [n,D] sorted by expert; ends i32 [E] of each."""
+        """As forward, by grouped products; ends: i32 [E], where each expert's rows end."""
         both = F.grouped_mm(x, self.gate_up_proj.transpose(1, 2), offs=ends)
         gate, up = both.chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
@@ -229,8 +233,7 @@ class MoE(nn.Module):
         place += torch.tensor(gaps, device=x.device)[chosen]
         row_of = place.new_zeros(sum(sizes))  # padding repeats row 0
         row_of[place] = torch.arange(len(order), device=x.device) // self.top_k
-        segments = torch.split(x[row_of], sizes)
-        y = torch.cat([self.experts(rows, e) for e, rows in enumerate(segments) if len(rows)])
+        y = self.experts(x[row_of], sizes)
         return weighted_sum(y[place], weights).to(x.dtype)
 
     def mix_grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:

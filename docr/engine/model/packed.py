@@ -8,7 +8,8 @@ The operators are private ones of torch, those that its compiler uses. Where the
 models stay as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,17 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each row of x [...,I]."""
-        rows = x.reshape(-1, x.shape[-1])
+        return self._product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def each(matrices: Iterable["PackedLinear"], x: Tensor, sizes: list[int]) -> Tensor:
+        """Multiply the first sizes[0] rows of x [n,I] with the first matrix, and so on."""
+        parts = zip(matrices, torch.split(x, sizes), strict=True)
+        return torch.cat([matrix._product(rows) for matrix, rows in parts if len(rows)])
+
+    def _product(self, rows: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, None, "none", [], "")
-        return out.view(*x.shape[:-1], -1)
+        return out
 
 
 class Int8Linear(nn.Module):
@@ -52,15 +61,30 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each row of x [...,I]."""
-        rows = x.reshape(-1, x.shape[-1])
-        scales = _scales(rows)
-        whole = (rows / scales).add_(128.5).to(torch.uint8)  # rounded: what is cut off is positive
+        whole, scales = _whole(x.reshape(-1, x.shape[-1]))
+        return self._product(whole).mul_(scales).to(x.dtype).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def each(matrices: Iterable["Int8Linear"], x: Tensor, sizes: list[int]) -> Tensor:
+        """Multiply the first sizes[0] rows of x [n,I] with the first matrix, and so on."""
+        whole, scales = _whole(x)
+        parts = zip(matrices, torch.split(whole, sizes), strict=True)
+        out = torch.cat([matrix._product(rows) for matrix, rows in parts if len(rows)])
+        return out.mul_(scales).to(x.dtype)
+
+    def _product(self, whole: Tensor) -> Tensor:
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             *(whole, 1.0, 128),
             *(self._packed, self._scales, self._zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
-        return out.mul_(scales).to(x.dtype).view(*x.shape[:-1], -1)
+        return out
+
+
+def _whole(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [R,I] in units of their scales [R,1], rounded, u8 with 128 for zero."""
+    scales = _scales(rows)
+    return (rows / scales).add_(128.5).to(torch.uint8), scales  # all positive: cutting off rounds
 
 
 def _scales(rows: Tensor) -> Tensor:
@@ -71,15 +95,16 @@ def _scales(rows: Tensor) -> Tensor:
 class PackedExperts(nn.Module):
     """Routed experts, each with its own packed matrices. Takes the place of decoder.Experts."""
 
-    def __init__(self, experts: Experts, pack: Callable[[Tensor], nn.Module]) -> None:
+    def __init__(self, experts: Experts, pack: type[PackedLinear | Int8Linear]) -> None:
         super().__init__()
-        self.gate_up = nn.ModuleList(pack(weight) for weight in experts.gate_up_proj)
-        self.down = nn.ModuleList(pack(weight) for weight in experts.down_proj)
+        self._each: Any = pack.each
+        self._gate_up = [pack(weight) for weight in experts.gate_up_proj]
+        self._down = [pack(weight) for weight in experts.down_proj]
 
-    def forward(self, x: Tensor, expert: int) -> Tensor:
-        """One expert's output [n,D] for the rows x [n,D] that chose it."""
-        gate, up = self.gate_up[expert](x).chunk(2, dim=-1)
-        out: Tensor = self.down[expert](F.silu(gate) * up)
+    def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
+        """All experts' outputs [n,D] for rows x [n,D] sorted by expert; sizes: rows of each."""
+        gate, up = self._each(self._gate_up, x, sizes).chunk(2, dim=-1)
+        out: Tensor = self._each(self._down, F.silu(gate) * up, sizes)
         return out
 
 
