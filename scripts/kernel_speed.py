@@ -104,7 +104,7 @@ def experts(sizes: Sizes) -> Iterator[str]:
     """Tokens through one layer's experts, chosen evenly at random."""
     config = sizes.experts
     count, top_k = config.n_routed_experts, config.num_experts_per_tok
-    moe = MoE(config).to(torch.bfloat16)
+    moe = MoE(config).to(torch.bfloat16).requires_grad_(False)
     for parameter in moe.parameters():
         parameter.normal_(std=0.02)
     weights = moe.experts.gate_up_proj, moe.experts.down_proj

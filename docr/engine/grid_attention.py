@@ -34,6 +34,8 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
     Returns:
         [B,H,N,hd].
     """
+    if q.requires_grad:  # the other forms have no way back
+        return grid_attention_torch(q, k, v, rows, columns)
     if q.is_cuda and kernel_fits(q, rows.shape[-1]):
         # Imported where it is used: a run without a GPU need not load Triton.
         from docr.engine.kernels.grid_attention import grid_attention_triton

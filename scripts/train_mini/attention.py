@@ -21,9 +21,11 @@ def attend(
     if is_causal:
         later = torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
         scores = scores + later
-    if attn_mask is not None:
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(-1) @ v
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 @contextmanager

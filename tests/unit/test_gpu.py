@@ -13,6 +13,7 @@ from docr.engine.engine import ModelEngine
 from docr.engine.grid_attention import grid_attention, grid_attention_torch
 from docr.engine.model.config import ClipConfig, ModelConfig, SamConfig
 from docr.engine.model.decoder import FEW_ROWS, MoE
+from docr.engine.model.deepencoder import SamAttention
 from docr.engine.model.load import load_model
 from docr.engine.paged_attention import paged_attention, paged_attention_torch
 from docr.engine.runner import Runner
@@ -58,6 +59,7 @@ def test_the_kernel_of_experts_and_grouped_products(rows: int) -> None:
         sam=SamConfig(), clip=ClipConfig(), hidden_size=256, moe_intermediate_size=128
     )
     moe = MoE(sizes).to("cuda", torch.bfloat16)
+    moe.requires_grad_(False)
     for parameter in moe.parameters():
         parameter.normal_(std=parameter.shape[-1] ** -0.5)
     x = torch.randn(rows, 256, dtype=torch.bfloat16, device="cuda")
@@ -76,6 +78,19 @@ def test_the_kernel_of_grids(side: int, dtype: torch.dtype) -> None:
     got, wanted = grid_attention(*tensors), grid_attention_torch(*tensors)
     near = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
     torch.testing.assert_close(got, wanted, rtol=near, atol=near)
+
+
+def test_training_reaches_all_weights() -> None:
+    sizes = ModelConfig(
+        sam=SamConfig(), clip=ClipConfig(), hidden_size=256, moe_intermediate_size=128
+    )
+    moe, sam = MoE(sizes).to("cuda", torch.bfloat16), SamAttention(sizes.sam, 64).to("cuda")
+    for parameter in (*moe.parameters(), *sam.parameters()):
+        torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    moe(torch.randn(1, 200, 256, dtype=torch.bfloat16, device="cuda")).float().sum().backward()
+    sam(torch.randn(1, 64, 64, 768, device="cuda")).square().sum().backward()
+    for name, parameter in (*moe.named_parameters(), *sam.named_parameters()):
+        assert parameter.grad is not None and parameter.grad.any(), name
 
 
 def generate(toy: Path, *, capture: bool, layers: list[list[int]]) -> Outcomes:

@@ -41,6 +41,12 @@ def test_bias_by_bias_is_the_same(side: int, dtype: torch.dtype) -> None:
     assert got.transpose(1, 2).is_contiguous()
 
 
+def test_training_goes_through_it() -> None:
+    tensors = [each.requires_grad_() for each in inputs(1, 2, 32, 16, torch.float32)]
+    grid.grid_attention(*tensors).square().sum().backward()
+    assert all(each.grad is not None and each.grad.any() for each in tensors)
+
+
 def test_the_kernel_is_for_whole_views_not_windows() -> None:
     if not grid.HAS_TRITON:
         pytest.skip("Triton is not installed")

@@ -172,6 +172,13 @@ def test_plain_attention_is_attention(causal: bool) -> None:
     torch.testing.assert_close(attend(q, k, v, is_causal=causal), wanted)
 
 
+@pytest.mark.parametrize("mask", [torch.ones(5, 5).tril().bool(), torch.randn(5, 5)])
+def test_plain_attention_takes_masks_of_both_kinds(mask: torch.Tensor) -> None:
+    q, k, v = torch.randn(3, 2, 3, 5, 8).unbind(0)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend(q, k, v, attn_mask=mask), wanted)
+
+
 def test_script_of_a_table_is_html(face: Face) -> None:
     rng = random.Random(3)
     page = PageMaker([face], rng, blocks={"table": 1.0}).make(

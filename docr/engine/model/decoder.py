@@ -214,11 +214,12 @@ class MoE(nn.Module):
     def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
         if x.is_cuda and x.dtype == torch.bfloat16:
-            if len(x) <= FEW_ROWS and self.experts.kernel_fits:
+            gate_up, down = self.experts.gate_up_proj, self.experts.down_proj
+            trains = x.requires_grad or gate_up.requires_grad  # the kernel has no way back
+            if len(x) <= FEW_ROWS and self.experts.kernel_fits and not trains:
                 # Imported where it is used: a run without a GPU need not load Triton.
                 from docr.engine.kernels.experts import mix_experts_triton
 
-                gate_up, down = self.experts.gate_up_proj, self.experts.down_proj
                 return mix_experts_triton(x, weights, experts, gate_up, down)
             return self.mix_grouped(x, weights, experts)
         chosen = experts.flatten()
