@@ -7,7 +7,10 @@ Tests: those marked `gpu`, where pytest is installed; a failure does not keep th
 Parity: the toy checkpoint in fp32 on both devices, all modes: the largest difference of logits
 over their root mean square, and whether greedy decoding agrees; then bf16 against fp32. Speed:
 `docr bench` on the pages under examples/, with random weights of the full size made on the device
-and tokens drawn at temperature 1. Markdown tables come last.
+and tokens drawn at temperature 1. Then the kernels beside their twins in PyTorch
+(`scripts/kernel_speed.py`), and docr beside transformers, where it is installed: the same
+checkpoint of random weights, pages and lengths, in turns. Markdown tables come at the end; each
+also goes to standard error as soon as it is there, for calls that run out of time.
 """
 
 import argparse
@@ -20,13 +23,13 @@ from pathlib import Path
 
 import torch
 
-from docr.bench.spec import BenchSpec
+from docr.bench.spec import BenchResult, BenchSpec
 from docr.cli.bench import measure, table
 from docr.engine.kernels import HAS_TRITON
 from docr.engine.model.load import load_model
 from docr.models.files import resolve
 from docr.settings import ModeName
-from scripts.make_random_checkpoint import toy_config, write_checkpoint
+from scripts.make_random_checkpoint import full_config, toy_config, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -95,6 +98,31 @@ def speed(device: str, toy: Path | None, *, mode: ModeName, batch: int, tokens: 
     return f"{mode}, {batch} pages at once\n\n{table({'docr': [measure('docr', spec)]}, {})}"
 
 
+def beside_peers(
+    device: str, folder: Path, *, mode: ModeName, batch: int, tokens: int, repeats: int
+) -> str:
+    """A table of docr and transformers on one checkpoint; pages of one grid, as transformers needs.
+
+    Args:
+        folder: the checkpoint's.
+    """
+    spec = BenchSpec(
+        files=(EXAMPLES / "article.pdf",),
+        pages=batch,
+        model=folder,
+        tokenizer=folder / "tokenizer.json",
+        mode=mode,
+        tokens=tokens,
+        device=device,
+        batch_size=batch,
+    )
+    results: dict[str, list[BenchResult]] = {"docr": [], "transformers": []}
+    for _ in range(repeats):
+        for name, found in results.items():
+            found.append(measure(name, spec))
+    return f"{mode}, {batch} pages at once, the same checkpoint\n\n{table(results, {})}"
+
+
 @torch.inference_mode()
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -103,13 +131,16 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--toy", action="store_true", help="toy dimensions")
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 128])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 256])
+    parser.add_argument("--peer-batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=1, help="turns with the peer")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
     tests = run_tests()
     rows = list(parity(device))
     kernels = [] if device.type == "cpu" else kernel_table()
+    print(*kernels, sep="\n", file=sys.stderr, flush=True)
     modes: tuple[ModeName, ...] = ("base", "gundam")
     tables = []
     with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +152,23 @@ def main() -> int:
                 found = speed(options.device, toy, mode=mode, batch=batch, tokens=options.tokens)
                 print(found, file=sys.stderr, flush=True)
                 tables.append(found)
+        if importlib.util.find_spec("transformers") is None:
+            tables.append("transformers: not measured, it is not installed")
+            modes = ()
+        checkpoint = Path(folder) / "checkpoint"
+        if modes:
+            write_checkpoint(checkpoint, toy_config() if options.toy else full_config())
+        for mode in modes:
+            found = beside_peers(
+                options.device,
+                checkpoint,
+                mode=mode,
+                batch=options.peer_batch,
+                tokens=options.tokens,
+                repeats=options.repeats,
+            )
+            print(found, file=sys.stderr, flush=True)
+            tables.append(found)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {'toy' if options.toy else 'full'} size, bf16\n")
     print(f"{tests}\n")
