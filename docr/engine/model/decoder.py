@@ -214,14 +214,11 @@ class MoE(nn.Module):
     def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
         if x.is_cuda and x.dtype == torch.bfloat16:
-            gate_up, down = self.experts.gate_up_proj, self.experts.down_proj
-            trains = x.requires_grad or gate_up.requires_grad  # the kernel has no way back
-            if len(x) <= FEW_ROWS and self.experts.kernel_fits and not trains:
-                # Imported where it is used: a run without a GPU need not load Triton.
-                from docr.engine.kernels.experts import mix_experts_triton
-
-                return mix_experts_triton(x, weights, experts, gate_up, down)
-            return self.mix_grouped(x, weights, experts)
+            few = len(x) <= FEW_ROWS and self.experts.kernel_fits
+            # The kernel has no way back.
+            trains = x.requires_grad or self.experts.gate_up_proj.requires_grad
+            mix = self.mix_few if few and not trains else self.mix_grouped
+            return mix(x, weights, experts)
         chosen = experts.flatten()
         counts: list[int] = chosen.bincount(minlength=self.num_experts).tolist()
         sizes = [padded_count(count) for count in counts] if x.is_cpu else counts
@@ -236,6 +233,14 @@ class MoE(nn.Module):
         row_of[place] = torch.arange(len(order), device=x.device) // self.top_k
         y = self.experts(x[row_of], sizes)
         return weighted_sum(y[place], weights).to(x.dtype)
+
+    def mix_few(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """As mix_experts, by a kernel that reads each weight once; no count leaves the device."""
+        # Imported where it is used: a run without a GPU need not load Triton.
+        from docr.engine.kernels.experts import mix_experts_triton
+
+        gate_up, down = self.experts.gate_up_proj, self.experts.down_proj
+        return mix_experts_triton(x, weights, experts, gate_up, down)
 
     def mix_grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """As mix_experts, by grouped products: no count leaves the device."""
