@@ -237,8 +237,13 @@ class Job:
             sum_up: False where the output cannot be written. The pages' records are all that the
                 next run needs, and a second error would hide the first.
         """
-        self._workforce.close()
-        self._survey.close()
+        try:
+            for message in self._workforce.settle() if sum_up else ():
+                for _ in self._account(message):
+                    pass  # nobody listens any more
+        finally:
+            self._workforce.close()
+            self._survey.close()
         self.tally.open = sum(opened.waiting for opened in self._open.values())
         if self._store is not None and sum_up:
             for opened in self._open.values():

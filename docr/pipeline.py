@@ -9,6 +9,8 @@ other devices nor the collection.
 
 import logging
 import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ from docr.events import ModelReady, Notice
 from docr.modes.mode import MODES, Mode
 from docr.modes.prompt import Prompter, prompt_text
 from docr.output.record import ModelInfo
+from docr.pdf.ahead import Ahead
 from docr.pdf.cage import Cage, DocumentInfo, RenderedPage, RenderTask
 from docr.pdf.settings import RenderSettings
 from docr.settings import Settings
@@ -35,6 +38,9 @@ CHUNK_PAGES = 16
 the document again for each chunk costs nothing beside recognising its pages."""
 
 _MIN_PIXEL_BUDGET = 4 * 1024 * 1024  # an A3 page at the official 144 dpi
+
+_MOST_WRITING = 16
+"""Pages read whose records wait for the disk, at most: they hold their pixels."""
 
 Message = PageOutcome | ModelReady | Notice
 """What a workforce has to say: outcomes, and now and then something for people."""
@@ -71,6 +77,14 @@ class Workforce(Protocol):
     @property
     def pending(self) -> int:
         """Pages submitted and not yet returned."""
+        ...
+
+    def settle(self) -> list[Message]:
+        """Before `close`: what is finished and was not yet returned by `poll`.
+
+        Raises:
+            OutputError: a record cannot be written.
+        """
         ...
 
     def close(self) -> None:
@@ -117,11 +131,14 @@ class Pipeline:
         assert settings.task is not None, "not completed"
         self._prompt = prompt_text(settings.task, settings.query, settings.prompt)
         self._engine: Engine | None = None
+        self._failure: DocrError | None = None  # of the device, to be raised
         self._prompter: Prompter | None = None
         self._writer = self._new_writer(None)
         self._open: dict[PageRef, _Open] = {}
         # Before the engine: the cage's children must never inherit a device.
-        self._cage = open_cage(settings, workers=config.render_workers)
+        self._cage = Ahead(open_cage(settings, workers=config.render_workers))
+        self._writing: deque[Future[PageOutcome]] = deque()
+        self._hand = ThreadPoolExecutor(1, thread_name_prefix="writer")
 
     def __enter__(self) -> Self:
         return self
@@ -135,8 +152,9 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """End the rendering children and release the device."""
+        """End the rendering children, write what is read and release the device."""
         self._cage.close()
+        self._hand.shutdown()
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -148,7 +166,7 @@ class Pipeline:
     @property
     def pending(self) -> int:
         """Pages submitted and not yet returned."""
-        return len(self._open)
+        return len(self._open) + len(self._writing)
 
     def wants(self) -> bool:
         """Whether another chunk is needed to keep renderers and engine busy."""
@@ -166,19 +184,51 @@ class Pipeline:
     def poll(self, timeout: float) -> list[Message]:
         """Move pages along; see `Workforce.poll`."""
         messages: list[Message] = []
+        if self._failure is not None:
+            raise self._failure
         if self._engine is None:
             messages.append(self._load())
         assert self._engine is not None and self._prompter is not None
         room = self._engine.wants()
         if room > 0:
-            patience = 0.0 if self._engine.pending else timeout
+            patience = 0.0 if self._engine.pending or self._writing else timeout
             for rendered in self._cage.poll(patience, limit=room):
-                outcome = self._admit(self._engine, self._prompter, rendered)
-                if outcome is not None:
-                    messages.append(outcome)
+                self._admit(self._engine, self._prompter, rendered)
         if self._engine.pending:
-            messages += [self._finish(finished) for finished in self._engine.step()]
-        return messages
+            try:
+                done = self._engine.step()
+            except DocrError as error:
+                self._failure = error
+                wait(self._writing)  # what is read comes first
+                return [*messages, *self._written(0.0)]
+            for finished in done:
+                self._write(self._open.pop(finished.ref), finished)
+            timeout = 0.0
+        return [*messages, *self._written(timeout)]
+
+    def settle(self) -> list[Message]:
+        """Wait for records that are being written; see `Workforce.settle`."""
+        wait(self._writing)
+        return [*self._written(0.0)]
+
+    def _write(self, page: _Open, finished: Completion | PageFailure | None) -> None:
+        """Have a page's record made and written while the device goes on."""
+        self._writing.append(self._hand.submit(self._finish, page, finished))
+
+    def _written(self, timeout: float) -> list[PageOutcome]:
+        """Outcomes whose records are on the disk; waits for the first where nothing else is to do.
+
+        Raises:
+            OutputError: a record cannot be written.
+        """
+        if self._writing and (timeout > 0 or len(self._writing) > _MOST_WRITING):
+            wait([self._writing[0]], timeout or None)
+        outcomes: list[PageOutcome] = []
+        while self._writing and self._writing[0].done():
+            if outcomes and self._writing[0].exception() is not None:
+                break  # for the next time: what is written comes first
+            outcomes.append(self._writing.popleft().result())
+        return outcomes
 
     def _load(self) -> ModelReady:
         """Load the model, now that there is a page for it.
@@ -210,25 +260,32 @@ class Pipeline:
 
     def _admit(
         self, engine: Engine, prompter: Prompter, rendered: RenderedPage | PageFailure
-    ) -> PageOutcome | None:
+    ) -> None:
         """Hand a rendered page to the engine, or finish one that does not need the model."""
         if isinstance(rendered, PageFailure):
-            return self._finish(rendered)
+            self._write(self._open.pop(rendered.ref), rendered)
+            return
         page = self._open[rendered.image.ref]
         page.image, page.views = rendered.image, rendered.views
         page.seconds.update(render=rendered.seconds, prepare=rendered.transform_seconds)
         if rendered.views is None:
-            del self._open[rendered.image.ref]
-            return self._writer.empty(page.chunk, rendered.image, seconds=page.seconds)
+            self._write(self._open.pop(rendered.image.ref), None)
+            return
         image, views = rendered.image, rendered.views
         inputs = prompter.inputs(image.ref, views, self._mode, self._prompt, layer=image.text)
         page.sequence_tokens = int(inputs.image_mask.sum())
         engine.add(inputs)
-        return None
 
-    def _finish(self, finished: Completion | PageFailure) -> PageOutcome:
-        """Turn what came of a page into its record. The broad catch per page stands here."""
-        page = self._open.pop(finished.ref)
+    def _finish(self, page: _Open, finished: Completion | PageFailure | None) -> PageOutcome:
+        """Turn what came of a page into its record. The broad catch per page stands here.
+
+        Args:
+            page: what is known of it.
+            finished: what the model, or rendering, made of it; None: nothing is on the page.
+        """
+        if finished is None:
+            assert page.image is not None
+            return self._writer.empty(page.chunk, page.image, seconds=page.seconds)
         if isinstance(finished, Completion):
             assert page.image is not None and page.views is not None, finished.ref
             page.seconds.update(finished.seconds)

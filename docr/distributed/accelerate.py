@@ -187,6 +187,12 @@ class Ranks:
         messages, self._messages = self._messages, []
         return messages
 
+    def settle(self) -> list[Message]:
+        """What ranks have said so far; see `Workforce.settle`."""
+        self._take_in(0.0)
+        messages, self._messages = self._messages, []
+        return messages
+
     def _take_in(self, timeout: float) -> None:
         """Take in all that ranks have said, waiting up to `timeout` for the first message.
 

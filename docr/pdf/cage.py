@@ -237,7 +237,9 @@ class Cage:
         """Wait for children, take what they have to say up to `limit`, kill who is overdue."""
         earliest = min(work.session.deadline for work in self._at_work)
         timeout = max(0.0, min(timeout, earliest - time.monotonic()))
-        heard = {key.data for key, _ in self._selector.select(timeout)}
+        self._selector.select(timeout)
+        # Once more: a wait during which this process stood still may end empty-handed.
+        heard = {key.data for key, _ in self._selector.select(0.0)}
         for work in list(self._at_work):
             if work in heard and len(self._ready) >= limit:
                 continue  # not judged unheard: its message may have waited long for us

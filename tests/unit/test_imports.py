@@ -71,8 +71,9 @@ HEAVY = frozenset({"torch", "transformers", "accelerate", "pymupdf", "huggingfac
 ENVIRONMENT = ("docr.cli", "docr.api", "docr.pdf.launch")
 """Where the environment is touched: read at the edge, handed on whole to child processes."""
 
-BROAD_CATCHES = {"docr.pipeline": 1, "docr.cli.main": 1, "docr.pdf.child": 2}
-"""Where how many broad catches stand: a page of the job, the edge, a file or page of the cage."""
+BROAD_CATCHES = {"docr.pipeline": 1, "docr.cli.main": 1, "docr.pdf.child": 2, "docr.pdf.ahead": 1}
+"""Where how many broad catches stand: a page of the job, the edge, a file or page of the cage, and
+a thread, which hands on whatever ends it."""
 
 
 @dataclass(frozen=True)
