@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -146,9 +147,12 @@ def bench(
 def measure(engine: str, spec: "BenchSpec") -> "BenchResult":
     """One measurement, in a child process."""
     from docr.bench.spec import BenchResult
+    from docr.distributed.accelerate import rank_environment
 
     done = subprocess.run(
         [sys.executable, "-m", "docr.bench.worker", engine],
+        # As docr's own ranks; the others, as their users start them.
+        env=rank_environment(os.environ, number=0, device="cpu") if engine == "docr" else None,
         input=pickle.dumps(spec),
         stdout=subprocess.PIPE,
         check=False,

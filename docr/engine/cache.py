@@ -13,7 +13,8 @@ from docr.engine.model.decoder import attend
 from docr.engine.sequence import Sequence
 
 KEY_STEP = 64
-"""Decoding attends over a multiple of this many keys; those behind a page's end are masked."""
+"""Where rows are much longer than their pages, decoding attends over a multiple of this many keys;
+those behind a page's end are masked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +173,10 @@ class Decoding:
         self.positions = first + torch.minimum(torch.arange(tokens, device=device), count - 1)
         # In steps: each number of keys is another shape, and oneDNN keeps a kernel for each.
         end = max(begin + count for begin, count in zip(begins, counts, strict=True))
-        self._longest = min(-(-end // KEY_STEP) * KEY_STEP, rows[0].shape[2])
+        length = rows[0].shape[2]
+        needed = min(-(-end // KEY_STEP) * KEY_STEP, length)
+        # A product with part of each row copies that part first, which costs as much again.
+        self._longest = length if 2 * needed > length else needed
         keys = torch.arange(self._longest, device=device)
         self._mask = (keys <= self.positions[:, :, None])[:, None]  # B,T,K -> B,1,T,K
 

@@ -134,7 +134,7 @@ def test_a_page_with_a_shorter_draft_keeps_what_lies_behind_it() -> None:
     for row, count in enumerate((4, 1, 2)):
         k[row, :, count:] = k[row, :, count - 1 : count]  # as the same token at the same place is
     keys, _, mask = view.extend(0, k, k)
-    assert mask.shape == (3, 1, 5, KEY_STEP)
+    assert mask.shape == (3, 1, 5, BLOCK if 2 * KEY_STEP > BLOCK else KEY_STEP)
     for row, (each, count) in enumerate(zip(pages, (4, 1, 2), strict=True)):
         begin = each.length - 1
         assert torch.equal(keys[row, :, :begin], apart.kept[each][0][0])
@@ -143,16 +143,19 @@ def test_a_page_with_a_shorter_draft_keeps_what_lies_behind_it() -> None:
         assert [int(m.sum()) for m in mask[row, 0]] == [p + 1 for p in expected[row]]
 
 
-def test_decoding_reads_the_cache_in_place() -> None:
+@pytest.mark.parametrize(("row_length", "keys"), [(BLOCK, KEY_STEP), (2 * KEY_STEP - 1, None)])
+def test_decoding_reads_the_cache_in_place(row_length: int, keys: int | None) -> None:
+    """Short rows whole: a part of them would be copied. Of long ones what the pages need."""
     cache, apart = make_cache(4 * BLOCK), Apart()
     pages = [page(i, 20, 50) for i in range(2)]
-    cache.arrange(pages, BLOCK)
+    cache.arrange(pages, row_length)
     apart.prefill(cache, pages)
     view = cache.decoding(pages)
     first = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
     second = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
     assert first.data_ptr() == second.data_ptr()
-    assert first.shape == (2, HEADS, KEY_STEP, HEAD_DIM)  # 21 tokens, the rest masked
+    assert first.shape == (2, HEADS, keys or row_length, HEAD_DIM)  # 21 tokens, the rest masked
+    assert first.is_contiguous() == (keys is None)
 
 
 def test_rows_that_change_length_keep_their_tokens() -> None:

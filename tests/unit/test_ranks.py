@@ -22,10 +22,17 @@ def test_ranks(settings: Settings, count: int) -> None:
 
 def test_each_rank_sees_its_own_device() -> None:
     seen = {"CUDA_VISIBLE_DEVICES": "4,GPU-7", "HOME": "/h"}
-    assert rank_environment(seen, number=1, device="auto") == {
-        "CUDA_VISIBLE_DEVICES": "GPU-7",
-        "HOME": "/h",
-    }
-    assert rank_environment({}, number=1, device="cuda") == {"CUDA_VISIBLE_DEVICES": "1"}
-    assert rank_environment(seen, number=1, device="cpu") == seen
-    assert rank_environment(seen, number=0, device="cuda:1") == seen
+    huge = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert (
+        rank_environment(seen, number=1, device="auto")
+        == {
+            "CUDA_VISIBLE_DEVICES": "GPU-7",
+            "HOME": "/h",
+        }
+        | huge
+    )
+    assert rank_environment({}, number=1, device="cuda") == {"CUDA_VISIBLE_DEVICES": "1"} | huge
+    assert rank_environment(seen, number=1, device="cpu") == seen | huge
+    assert rank_environment(seen, number=0, device="cuda:1") == seen | huge
+    own = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+    assert rank_environment(own, number=0, device="cpu") == own
