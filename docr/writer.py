@@ -86,6 +86,7 @@ class PageWriter:
     ) -> None:
         assert settings.mode is not None, "not completed"
         self._settings = settings
+        self._text_settings = settings.text_settings()
         self._mode = MODES[settings.mode]
         self._model = model
         self._store = None if out is None else Store.attach(out, run_id=run_id)
@@ -169,7 +170,7 @@ class PageWriter:
         """What a record of this run is recognised by, for a file of this content."""
         return fingerprint(
             sha256,
-            self._settings.text_settings(),
+            self._text_settings,
             model_name=self._model.name,
             revision=self._model.revision,
             dtype=self._model.dtype,

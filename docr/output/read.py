@@ -199,7 +199,8 @@ def _read(path: Path | str, kind: Literal["page", "document"]) -> object:
     if content is None:
         return None
     try:
-        record = json.loads(content[0])
+        # As text: from bytes, json would first find out which encoding they are in.
+        record = json.loads(content[0].decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
     if (
