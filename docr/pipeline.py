@@ -39,7 +39,7 @@ the document again for each chunk costs nothing beside recognising its pages."""
 
 _MIN_PIXEL_BUDGET = 4 * 1024 * 1024  # an A3 page at the official 144 dpi
 
-_MOST_WRITING = 16
+_MOST_WRITING = 8
 """Pages read whose records wait for the disk, at most: they hold their pixels."""
 
 Message = PageOutcome | ModelReady | Notice

@@ -11,7 +11,7 @@ from collections import deque
 from docr.pdf.cage import Cage, DocumentInfo, Outcome, RenderTask
 from docr.types import SourceFile
 
-READY_PAGES = 16
+READY_PAGES = 8
 """Rendered and not taken: a device takes no more of them in one of its steps."""
 
 _TICK_SECONDS = 0.05  # a new task may wait so long where others are being rendered
