@@ -2,6 +2,7 @@
 
     chunks ─▶ pdf.cage (render, prepare) ─▶ engine ─▶ writer (parse, record) ─▶ outcomes
 
+The device has this thread; rendering and writing have one each, so that it never waits for them.
 Every page of a submitted chunk comes back as exactly one outcome, whatever happens to it. What
 to work on, and what to do with the outcomes, is job.py's business; a pipeline knows neither the
 other devices nor the collection.
