@@ -189,6 +189,7 @@ class Ranks:
 
     def settle(self) -> list[Message]:
         """What ranks have said so far; see `Workforce.settle`."""
+        self._closing = True  # whoever dies now is not replaced
         self._take_in(0.0)
         messages, self._messages = self._messages, []
         return messages
