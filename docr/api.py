@@ -26,14 +26,9 @@ from docr.output.record import JSON, ModelInfo, PageRecord
 from docr.output.store import Store
 from docr.pdf.discover import Discovery
 from docr.pdf.stdin import NameList, spool_stdin
-from docr.pipeline import (
-    Pipeline,
-    PipelineConfig,
-    Workforce,
-    mode_of,
-    open_cage,
-)
+from docr.pipeline import Pipeline, PipelineConfig, Workforce
 from docr.reader import find_reader, planned
+from docr.rendering import mode_of, open_cage
 from docr.settings import Settings
 from docr.survey import Survey
 from docr.types import Grid

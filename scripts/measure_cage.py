@@ -17,7 +17,8 @@ from docr.modes.mode import MODES
 from docr.modes.prepare import prepare_views
 from docr.pdf.cage import RenderTask
 from docr.pdf.render import PdfDocument, is_blank
-from docr.pipeline import CHUNK_PAGES, open_cage, render_settings
+from docr.pipeline import CHUNK_PAGES
+from docr.rendering import open_cage, render_settings
 from docr.settings import Settings
 from docr.types import PageRef, SourceFile
 

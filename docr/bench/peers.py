@@ -21,7 +21,7 @@ from docr.errors import UsageError
 from docr.modes.mode import MODES
 from docr.modes.prompt import IMAGE, Prompter, prompt_text
 from docr.pdf.cage import RenderedPage, RenderTask
-from docr.pipeline import open_cage
+from docr.rendering import open_cage
 from docr.settings import Settings
 from docr.types import PageInputs, SourceFile
 

@@ -235,7 +235,7 @@ def _limits() -> Iterator[Check]:
 def _rendering() -> Iterator[Check]:
     """Render the test page in a child, as a run does; how well that child is locked up."""
     from docr.pdf.cage import RenderTask
-    from docr.pipeline import open_cage
+    from docr.rendering import open_cage
     from docr.settings import Settings
     from docr.types import PageFailure, SourceFile
 

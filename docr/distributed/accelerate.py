@@ -25,7 +25,8 @@ from dataclasses import dataclass, field, replace
 from docr.errors import DeviceError, DocrError, FailureCode, OutOfMemory
 from docr.events import ModelReady, Notice
 from docr.pdf.cage import DocumentInfo
-from docr.pipeline import Message, PipelineConfig, open_cage
+from docr.pipeline import Message, PipelineConfig
+from docr.rendering import open_cage
 from docr.settings import Settings
 from docr.types import PageFailure, PageRef, SourceFile
 from docr.writer import Chunk, PageOutcome, PageWriter

@@ -7,7 +7,7 @@ import pytest
 from docr.cli.config import configure, setting_names, user_file
 from docr.errors import IncompatibleError, UsageError
 from docr.pdf.settings import RenderSettings
-from docr.pipeline import render_settings
+from docr.rendering import render_settings
 from docr.settings import Settings
 
 

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "docr"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors", "settings", "events", "escape"}),
     frozenset({"pdf", "modes", "engine", "output", "models"}),
-    frozenset({"writer", "reader"}),
+    frozenset({"writer", "reader", "rendering"}),
     frozenset({"survey", "pipeline"}),  # the flow's two halves: what to do, and doing it
     frozenset({"job"}),
     frozenset({"distributed"}),
