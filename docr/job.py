@@ -11,6 +11,7 @@ come back. Retry, resume and several devices are the same thing: pages without a
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from docr.errors import NoInput, OutputError
@@ -34,6 +35,9 @@ from docr.survey import Document, Survey
 from docr.writer import Chunk, PageOutcome
 
 _POLL_SECONDS = 0.2
+
+_WRITERS = 4  # documents written at a time: writing one is mostly waiting for the disk
+_MOST_WRITING = 64  # finished documents that wait for it: they hold an entry a page
 
 
 class Stop:
@@ -87,6 +91,9 @@ class Job:
         self._stop = stop
         self._open: dict[str, _OpenDocument] = {}  # by folder
         self._chunks: deque[Chunk] = deque()
+        # The device has this thread: while a document is put on the disk, it would stand still.
+        self._hands = ThreadPoolExecutor(_WRITERS, thread_name_prefix="documents")
+        self._writing: deque[tuple[Event, Future[str]]] = deque()
         self.tally = Tally()
 
     def run(self) -> Generator[Event, None, None]:
@@ -109,6 +116,8 @@ class Job:
                         yield from self._account(message)
                 elif not self._chunks and self._survey.exhausted:
                     break
+                yield from self._written(_MOST_WRITING)
+            yield from self._written(0)
         except OutputError:
             writable = False
             raise
@@ -168,7 +177,10 @@ class Job:
         error = document.error
         assert error is not None
         self.tally.failed_documents += 1
-        if self._store is not None:
+        failed = DocumentFailed(document.source.path, error.code, error.message)
+        if self._store is None:
+            yield failed
+        else:
             record = build.failed_document(
                 source=document.source,
                 code=error.code,
@@ -176,8 +188,8 @@ class Job:
                 fingerprint=document.fingerprint,
                 run=RunInfo(id=self._run_id),
             )
-            self._store.write_document(document.folder, record)
-        yield DocumentFailed(document.source.path, error.code, error.message)
+            written = self._hands.submit(self._store.write_document, document.folder, record)
+            self._writing.append((failed, written))
 
     def _account(self, message: PageOutcome | ModelReady | Notice) -> Iterator[Event]:
         """Take note of what a workforce says; the last page of a document finishes it."""
@@ -207,17 +219,30 @@ class Job:
             yield from self._finish(opened)
 
     def _finish(self, opened: _OpenDocument) -> Iterator[Event]:
-        """All selected pages of a document have records: so does the document, now."""
+        """All selected pages of a document have records: it gets its own."""
         document = opened.document
         del self._open[document.folder]
-        if self._store is not None and not document.settled:
-            self._write_document(opened)
         entries = [opened.entries[index] for index in document.selected]
         failed = sum(entry.is_failure for entry in entries)
-        yield DocumentFinished(document.source.path, pages=len(entries), failed=failed)
+        finished = DocumentFinished(document.source.path, pages=len(entries), failed=failed)
+        if self._store is None or document.settled:
+            yield finished
+        else:
+            written = self._hands.submit(self._write_document, self._store, opened)
+            self._writing.append((finished, written))
 
-    def _write_document(self, opened: _OpenDocument) -> None:
-        assert self._store is not None
+    def _written(self, most: int) -> Iterator[Event]:
+        """What there is to say of documents that are on the disk; waits where > `most` are not.
+
+        Raises:
+            OutputError: one cannot be written.
+        """
+        while self._writing and (len(self._writing) > most or self._writing[0][1].done()):
+            event, written = self._writing.popleft()
+            written.result()
+            yield event
+
+    def _write_document(self, store: Store, opened: _OpenDocument) -> str:
         document = opened.document
         record = build.finished_document(
             source=document.source,
@@ -228,7 +253,7 @@ class Job:
             fingerprint=document.fingerprint,
             run=RunInfo(id=self._run_id),
         )
-        self._store.write_document(document.folder, record)
+        return store.write_document(document.folder, record)
 
     def _leave(self, *, sum_up: bool) -> None:
         """End the work; documents that are not done are recorded as far as they are.
@@ -244,9 +269,12 @@ class Job:
         finally:
             self._workforce.close()
             self._survey.close()
+            self._hands.shutdown()
         self.tally.open = sum(opened.waiting for opened in self._open.values())
         if self._store is not None and sum_up:
+            for _, written in self._writing:
+                written.result()
             for opened in self._open.values():
                 if opened.entries:
-                    self._write_document(opened)
+                    self._write_document(self._store, opened)
             self._store.write_manifest()

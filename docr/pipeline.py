@@ -2,7 +2,7 @@
 
     chunks ─▶ pdf.cage (render, prepare) ─▶ engine ─▶ writer (parse, record) ─▶ outcomes
 
-The device has this thread; rendering and writing have one each, so that it never waits for them.
+The device has this thread; rendering and writing have others, so that it never waits for them.
 Every page of a submitted chunk comes back as exactly one outcome, whatever happens to it. What
 to work on, and what to do with the outcomes, is job.py's business; a pipeline knows neither the
 other devices nor the collection.
@@ -37,8 +37,9 @@ CHUNK_PAGES = 16
 """Most pages of one document in a chunk: small enough to share out, large enough that opening
 the document again for each chunk costs nothing beside recognising its pages."""
 
-_MOST_WRITING = 8
-"""Pages read whose records wait for the disk, at most: they hold their pixels."""
+_WRITERS, _MOST_WRITING = 4, 8
+"""Records written at a time, as writing one is mostly waiting for the disk; and pages read whose
+records wait for that, at most: they hold their pixels."""
 
 Message = PageOutcome | ModelReady | Notice
 """What a workforce has to say: outcomes, and now and then something for people."""
@@ -136,7 +137,7 @@ class Pipeline:
         # Before the engine: the cage's children must never inherit a device.
         self._cage = Ahead(open_cage(settings, workers=config.render_workers))
         self._writing: deque[Future[PageOutcome]] = deque()
-        self._hand = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._hands = ThreadPoolExecutor(_WRITERS, thread_name_prefix="writer")
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +153,7 @@ class Pipeline:
     def close(self) -> None:
         """End the rendering children, write what is read and release the device."""
         self._cage.close()
-        self._hand.shutdown()
+        self._hands.shutdown()
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -211,7 +212,7 @@ class Pipeline:
 
     def _write(self, page: _Open, finished: Completion | PageFailure | None) -> None:
         """Have a page's record made and written while the device goes on."""
-        self._writing.append(self._hand.submit(self._finish, page, finished))
+        self._writing.append(self._hands.submit(self._finish, page, finished))
 
     def _written(self, timeout: float) -> list[PageOutcome]:
         """Outcomes whose records are on the disk; waits for the first where nothing else is to do.

@@ -1,14 +1,16 @@
-"""Run a docr command and watch it: wall time, pages over time, memory of each process.
+"""Run a docr command and watch it: wall time, pages over time, memory and computing.
 
     python scripts/measure_run.py --json report.json -- docr convert PDFS -o OUT --jsonl
 
 The command must print one line a page (--jsonl). Memory is sampled once a second: the resident
 set of the main process, of the fork server and of rendering children apart, and the slope of each
-over pages from --from-page to the end, in MB per 1,000 pages.
+over pages from --from-page to the end, in MB per 1,000 pages. Computing (user and system) is that
+of the main process alone, as a slope over the same pages, and of all processes, start included.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -34,7 +36,7 @@ def role(process: psutil.Process, root: int) -> str:
 
 
 def slope(points: list[tuple[int, float]]) -> float | None:
-    """Least squares: MB per 1,000 pages."""
+    """Least squares: what is on the y axis, per 1,000 pages."""
     if len(points) < 3 or points[0][0] == points[-1][0]:
         return None
     n = len(points)
@@ -70,6 +72,7 @@ def main() -> int:
     counter = threading.Thread(target=count)
     counter.start()
     samples: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    computed: list[tuple[int, float]] = []  # pages, seconds
     peak: dict[str, float] = defaultdict(float)
     first_page = None
     while process.poll() is None:
@@ -79,6 +82,8 @@ def main() -> int:
         largest: dict[str, float] = {}
         try:
             top = psutil.Process(process.pid)
+            times = top.cpu_times()
+            computed.append((at, times.user + times.system))
             for each in [top, *top.children(recursive=True)]:
                 try:
                     name, rss = role(each, process.pid), each.memory_info().rss / 1e6
@@ -93,18 +98,33 @@ def main() -> int:
         time.sleep(1.0)
     counter.join()
     seconds = time.monotonic() - begin
-    slopes = {
-        name: slope([point for point in points if point[0] >= options.from_page])
-        for name, points in samples.items()
+
+    def change(points: list[tuple[int, float]]) -> float | None:
+        return slope([point for point in points if point[0] >= options.from_page])
+
+    slopes = {name: change(points) for name, points in samples.items()}
+    family = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_ms = {  # a page
+        "main": change(computed),
+        "all": 1000 * (family.ru_utime + family.ru_stime) / max(1, pages),
     }
     print(f"exit {process.returncode}, {seconds:.1f} s, {pages} pages: {dict(states)}")
     print(f"first page after about {first_page or seconds:.1f} s; {pages / seconds:.2f} pages/s")
+    main_ms = "-" if cpu_ms["main"] is None else f"{cpu_ms['main']:.2f}"
+    print(f"computing a page: main process {main_ms} ms, all processes {cpu_ms['all']:.1f} ms")
     print("| process | peak RSS, MB | MB per 1,000 pages |\n|---|---|---|")
     for name in sorted(peak):
-        change = "-" if slopes[name] is None else f"{slopes[name]:+.1f}"
-        print(f"| {name} | {peak[name]:.0f} | {change} |")
+        rise = slopes[name]
+        shown = "-" if rise is None else f"{rise:+.1f}"
+        print(f"| {name} | {peak[name]:.0f} | {shown} |")
     if options.json:
-        report = {"seconds": seconds, "pages": pages, "peak_mb": peak, "slopes": slopes}
+        report = {
+            "seconds": seconds,
+            "pages": pages,
+            "peak_mb": peak,
+            "slopes": slopes,
+            "cpu_ms": cpu_ms,
+        }
         options.json.write_text(json.dumps(report | {"samples": samples}))
     return process.returncode
 

@@ -1,0 +1,126 @@
+"""What a run does while documents are being written, and when one cannot be."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docr import api
+from docr.errors import OutputError
+from docr.events import DocumentFailed, DocumentFinished, Event, PageFinished
+from docr.job import Stop
+from docr.output.store import Store
+from tests import pdfs
+
+PATIENCE = 30.0
+
+
+def convert(
+    folder: Path, out: Path, seen: list[Event], *, stop: Stop | None = None, **settings: Any
+) -> None:
+    """Convert a folder with an engine that answers at once; notes all events."""
+    settings = {"engine": "tests.fakes.engines:EchoEngine", "mode": "tiny"} | settings
+    api.convert([folder], out, observer=seen.append, stop=stop, **settings)
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pdfs.saved(folder, "a.pdf", pdfs.garbage())
+    for name in ("b.pdf", "c.pdf", "d.pdf"):
+        pdfs.saved(folder, name, pdfs.text_pages())
+    return folder
+
+
+class Watched(list[Event]):
+    """Events, and a way to wait for the third page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_read = threading.Event()
+
+    def append(self, event: Event) -> None:
+        super().append(event)
+        if sum(isinstance(each, PageFinished) for each in self) == 3:
+            self.all_read.set()
+
+
+def test_pages_are_read_while_documents_wait_for_the_disk(
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Watched()
+    write = Store.write_document
+
+    def late(store: Store, folder: str, record: Any) -> str:
+        assert seen.all_read.wait(PATIENCE), "the device waited for the disk"
+        return write(store, folder, record)
+
+    monkeypatch.setattr(Store, "write_document", late)
+    convert(documents, tmp_path / "out", seen)
+    ended = [Path(e.path).name for e in seen if isinstance(e, DocumentFinished | DocumentFailed)]
+    assert sorted(ended) == ["a.pdf", "b.pdf", "c.pdf", "d.pdf"]
+    for name in ended:
+        assert (tmp_path / "out" / name / "document.json").exists()
+
+
+def test_a_document_is_announced_when_its_record_is_there(documents: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    class Checking(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if isinstance(event, DocumentFinished | DocumentFailed):
+                assert (out / Path(event.path).name / "document.json").exists()
+
+    seen = Checking()
+    convert(documents, out, seen)
+    assert len(seen) > 4
+
+
+def test_what_cannot_be_written_ends_the_run(
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Store.write_document
+
+    def full(store: Store, folder: str, record: Any) -> str:
+        if folder == "c.pdf":
+            raise OutputError("no space left")
+        return write(store, folder, record)
+
+    monkeypatch.setattr(Store, "write_document", full)
+    seen: list[Event] = []
+    with pytest.raises(OutputError, match="no space left"):
+        convert(documents, tmp_path / "out", seen)
+    assert "c.pdf" not in [Path(e.path).name for e in seen if isinstance(e, DocumentFinished)]
+
+
+def test_a_stopped_run_sums_up_what_was_being_written(
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, write, out = Stop(), Store.write_document, tmp_path / "out"
+    stopped = threading.Event()
+
+    def late(store: Store, folder: str, record: Any) -> str:
+        assert stopped.wait(PATIENCE)
+        return write(store, folder, record)
+
+    class Stopping(Watched):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if self.all_read.is_set():
+                stop.request(2)
+                stopped.set()
+
+    monkeypatch.setattr(Store, "write_document", late)
+    convert(documents, out, Stopping(), stop=stop)
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    assert {name.parent.name for name in out.glob("*/document.json")} == {
+        "a.pdf",
+        "b.pdf",
+        "c.pdf",
+        "d.pdf",
+    }
