@@ -138,13 +138,19 @@ class BenchRunner(Runner):
 
 
 def _sampling(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Gumbel noise on the logits: the likeliest is then a sample at temperature 1."""
+    """Makes a sample at temperature 1 the likeliest.
 
-    def noisy(hidden: Tensor) -> Tensor:
+    By one random number a row: noise on every logit would take a tenth of a step on a CPU.
+    """
+
+    def sampled(hidden: Tensor) -> Tensor:
         logits = scores(hidden)
-        return logits.sub_(torch.empty_like(logits).exponential_().log_())
+        cumulative = logits.softmax(-1).cumsum_(-1)
+        drawn = torch.rand(len(logits), 1, device=logits.device) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, drawn).clamp_(max=logits.shape[-1] - 1)
+        return logits.scatter_(-1, token, logits.amax(-1, keepdim=True) + 1.0)
 
-    return noisy
+    return sampled
 
 
 class BenchEngine(ModelEngine):

@@ -4,9 +4,9 @@ Shapes: B sequences, T tokens of this call, K tokens to attend to, D hidden size
 hd head dim, E routed experts, F an expert's width, R rows of tokens (B*T).
 """
 
-from itertools import accumulate
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> 
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Apply rotary positions to x [B,H,T,hd], pairing channel i with channel i + hd/2."""
+    """Apply rotary positions to x [...,B,H,T,hd], pairing channel i with channel i + hd/2."""
     cos, sin = rotary
     left, right = x.chunk(2, dim=-1)
     turned: Tensor = x * cos + torch.cat((-right, left), dim=-1) * sin
@@ -86,11 +86,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.shape[2] <= FEW and mask is not None and q.device.type == "cpu":
         # A few queries a head: two products and an fp32 softmax are 4x as fast as SDPA on a CPU.
-        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        scores = _products(q, k).float() * q.shape[-1] ** -0.5
         scores = scores.masked_fill(~mask, -torch.inf)
         mixed: Tensor = scores.softmax(-1).to(v.dtype) @ v
         return mixed
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+def _products(q: Tensor, k: Tensor) -> Tensor:
+    """Scores q k^T [B,H,T,K], on a CPU."""
+    if q.shape[2] > 1 or q.dtype != torch.bfloat16:
+        return q @ k.transpose(-1, -2)
+    # One query a head: torch's own kernel reads keys twice as fast as oneDNN's.
+    onednn = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        return q @ k.transpose(-1, -2)
+    finally:
+        torch.backends.mkldnn.enabled = onednn
 
 
 class Attention(nn.Module):
@@ -107,8 +120,8 @@ class Attention(nn.Module):
         """Mix the tokens of x [B,T,D]; rotary as rotary_table returns it."""
         B, T, D = x.shape
         qkv = self.qkv_proj(x).view(B, T, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3 of B,H,T,hd
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3,B,H,T,hd
+        (q, k), v = rotate(qkv[:2], rotary), qkv[2]
         mixed = attend(q, k, v, None) if cache is None else cache.attend(self.layer, q, k, v)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, D))  # B,H,T,hd -> B,T,D
         return out
@@ -129,20 +142,29 @@ class MLP(nn.Module):
         return out
 
 
-def padded_count(count: int) -> int:
+def padded_count(count: int, least: int = 1) -> int:
     """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, …: an expert's rows are padded to so many.
+
+    Those of one that has any are at least `least`.
 
     On a CPU oneDNN compiles and keeps a bf16 kernel for each number of rows. With as many numbers
     as chance gives, memory grew by 0.1 GB in 100 pages of a toy model.
     """
     if count == 0:
         return 0
+    count = max(count, least)
     power = 1 << (count - 1).bit_length()
     return power * 3 // 4 if count <= power * 3 // 4 else power
 
 
 class Experts(nn.Module):
-    """The routed experts' weights, stacked: gate_up_proj [E,2F,D], down_proj [E,D,F]."""
+    """The routed experts' weights, stacked: gate_up_proj [E,2F,D], down_proj [E,D,F].
+
+    Attributes:
+        least_rows: that an expert with any rows is best given on a CPU.
+    """
+
+    least_rows = 1
 
     def __init__(self, count: int, dim: int, width: int) -> None:
         super().__init__()
@@ -219,20 +241,23 @@ class MoE(nn.Module):
             trains = x.requires_grad or self.experts.gate_up_proj.requires_grad
             mix = self.mix_few if few and not trains else self.mix_grouped
             return mix(x, weights, experts)
-        chosen = experts.flatten()
-        counts: list[int] = chosen.bincount(minlength=self.num_experts).tolist()
-        sizes = [padded_count(count) for count in counts] if x.is_cpu else counts
+        # By numpy: for the few choices of a decoding step, torch takes ten times as long.
+        chosen = experts.flatten().cpu().numpy()
+        counts = np.bincount(chosen, minlength=self.num_experts)
+        least = self.experts.least_rows
+        sizes = [padded_count(count, least) if x.is_cpu else count for count in counts.tolist()]
         # Each expert's rows are one segment, with room for the padding: one product over its own
         # weights. `place` says where each choice went.
-        gaps = [0, *accumulate(size - count for size, count in zip(sizes, counts, strict=True))]
-        order = chosen.argsort(stable=True)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=x.device)
-        place += torch.tensor(gaps, device=x.device)[chosen]
-        row_of = place.new_zeros(sum(sizes))  # padding repeats row 0
-        row_of[place] = torch.arange(len(order), device=x.device) // self.top_k
-        y = self.experts(x[row_of], sizes)
-        return weighted_sum(y[place], weights).to(x.dtype)
+        gaps = np.cumsum(sizes) - sizes - (np.cumsum(counts) - counts)
+        order = chosen.argsort(kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        place += gaps[chosen]
+        row_of = np.zeros(sum(sizes), np.int64)  # padding repeats row 0
+        row_of[place] = np.arange(len(order)) // self.top_k
+        y = self.experts(x[torch.from_numpy(row_of).to(x.device)], sizes)
+        mixed = weighted_sum(y[torch.from_numpy(place).to(x.device)], weights)
+        return mixed.to(x.dtype)
 
     def mix_few(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """As mix_experts, by a kernel that reads each weight once; no count leaves the device."""
