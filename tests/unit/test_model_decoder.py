@@ -152,6 +152,7 @@ def test_one_query_attends_as_many_do(dtype: torch.dtype, masked: bool) -> None:
     expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
     tolerance = 2e-6 if dtype is torch.float32 else 2e-2
     torch.testing.assert_close(attend(q, k, v, mask).float(), expected, rtol=0, atol=tolerance)
+    assert torch.backends.mkldnn.enabled  # it is off for a moment
 
 
 @torch.inference_mode()
