@@ -241,7 +241,7 @@ class MoE(nn.Module):
             trains = x.requires_grad or self.experts.gate_up_proj.requires_grad
             mix = self.mix_few if few and not trains else self.mix_grouped
             return mix(x, weights, experts)
-        # By numpy: for the few choices of a decoding step, torch takes ten times as long.
+        # By numpy: with the few choices of a decoding step, torch is mostly overhead.
         chosen = experts.flatten().cpu().numpy()
         counts = np.bincount(chosen, minlength=self.num_experts)
         least = self.experts.least_rows
