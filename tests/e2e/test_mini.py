@@ -25,9 +25,9 @@ pytestmark = [
 EXAMPLES = ("notice.pdf", "slides.pdf")
 FIGURES = ROOT / "docs/measurements/mini.json"
 BOUND = ("--max-tokens", "600")  # several times what the longest page needs
-SLACK = 1.2, 0.03
-"""Times the evaluation's figure, and more than it: another machine rounds otherwise, and one of 150
-characters read otherwise can cost its neighbours."""
+SLACK = 1.2, 0.01
+"""Times the evaluation's figure, and more than it: another machine rounds otherwise. In fp32 these
+pages read the same."""
 
 
 def model_name() -> str:
@@ -65,7 +65,7 @@ def test_eight_bits_read_it_too(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))["examples"]
     rates = error_rates(out)
-    assert all(rate < 1.2 * figures[page] + 0.06 for page, rate in rates.items()), rates
+    assert all(rate < 1.2 * figures[page] + 0.03 for page, rate in rates.items()), rates
     dtypes = {record["model"]["dtype"] for record in page_records(out).values()}
     assert {dtype.partition("+")[2] for dtype in dtypes} == {"int8"}
     again = docr(*command, env=home)
