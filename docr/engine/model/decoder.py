@@ -99,7 +99,7 @@ def _products(q: Tensor, k: Tensor) -> Tensor:
         return q @ k.transpose(-1, -2)
     # One query a head: torch's own kernel reads keys twice as fast as oneDNN's.
     onednn = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property of the module
     try:
         return q @ k.transpose(-1, -2)
     finally:
