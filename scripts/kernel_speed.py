@@ -112,7 +112,7 @@ def experts(sizes: Sizes) -> Iterator[str]:
         x = torch.randn(tokens, config.hidden_size, dtype=torch.bfloat16)
         routed = x, torch.rand(tokens, top_k), torch.rand(tokens, count).topk(top_k).indices
         touched = len(routed[2].unique()) * 3 * config.hidden_size * config.moe_intermediate_size
-        twin = partial(moe.mix_grouped, *routed)
+        twin = partial(moe.experts.mix_grouped, *routed)
         kernel = partial(mix_experts_triton, *routed, *weights)
         yield row(f"experts, {tokens} tokens", twin, kernel, touched * 2 / 1e9, "GB")
 

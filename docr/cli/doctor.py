@@ -150,8 +150,21 @@ def _devices() -> Iterator[Check]:
         dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
         free = free_bytes(device)
         yield Check("device", "ok", f"{device}{name}, {free / 1e9:.1f} GB free, {dtype}")
+    if best.type == "cpu":
+        yield _kernels()
     value_bytes = resolve_dtype("auto", best).itemsize
     yield _what_fits(free_bytes(best), value_bytes)
+
+
+def _kernels() -> Check:
+    """Whether docr's own kernels for CPUs can be compiled and loaded."""
+    from docr.engine.native.library import Unavailable, cache_folder, load
+
+    try:
+        load(cache_folder())
+    except Unavailable as reason:
+        return Check("kernels", "warn", f"decoding takes about twice as long: {reason}")
+    return Check("kernels", "ok", f"compiled for this CPU, kept in {cache_folder()}")
 
 
 def _nvidia_names() -> list[str]:

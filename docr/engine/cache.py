@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from docr.engine.model.decoder import attend
+from docr.engine.native import products
 from docr.engine.sequence import Sequence
 
 KEY_STEP = 64
@@ -182,6 +183,9 @@ class Decoding:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [B,H,T,hd], and attend to all that the pages have so far."""
+        if products.attends(q):
+            keys, values = self._rows[2 * layer : 2 * layer + 2]
+            return products.attend(q, k, v, keys, values, self.positions)
         return attend(q, *self.extend(layer, k, v))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,8 +27,8 @@ from docr.engine.device_loop import DeviceLoop
 from docr.engine.host_loop import HostLoop
 from docr.engine.model import decoder
 from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.layout import lay_out
 from docr.engine.model.load import load_model
-from docr.engine.model.packed import pack_weights
 from docr.engine.sampling import NgramRule, Picks, pick
 from docr.engine.scheduler import BLOCK, HEADROOM
 from docr.engine.sequence import Sequence, View
@@ -110,7 +110,7 @@ class Runner:
         *,
         on_device: bool | None = None,
     ) -> None:
-        pack_weights(model, config.quantize)
+        lay_out(model, config.quantize)
         weights = next(model.parameters())
         self.device, self.dtype = weights.device, weights.dtype
         self.limits = LIMITS[self.device.type]

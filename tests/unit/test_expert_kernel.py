@@ -13,7 +13,7 @@ def plain(experts: Experts, x: Tensor, weights: Tensor, chosen: Tensor) -> Tenso
     for row, ids in zip(x, chosen, strict=True):
         for expert in ids:
             sizes = [int(expert == each) for each in range(len(experts.down_proj))]
-            outputs.append(experts(row[None], sizes))
+            outputs.append(experts.segments(row[None], sizes))
     return weighted_sum(torch.cat(outputs), weights).to(x.dtype)
 
 

@@ -65,8 +65,11 @@ def test_the_kernel_of_experts_and_grouped_products(rows: int) -> None:
     x = torch.randn(rows, 256, dtype=torch.bfloat16, device="cuda")
     weights, experts = moe.route(x)
     assert rows <= FEW_ROWS and moe.experts.kernel_fits
-    found = moe.mix_experts(x, weights, experts).cpu(), moe.mix_grouped(x, weights, experts).cpu()
-    wanted = moe.cpu().mix_experts(x.cpu(), weights.cpu(), experts.cpu())
+    found = (
+        moe.experts(x, weights, experts).cpu(),
+        moe.experts.mix_grouped(x, weights, experts).cpu(),
+    )
+    wanted = moe.cpu().experts(x.cpu(), weights.cpu(), experts.cpu())
     for got in found:
         torch.testing.assert_close(got, wanted, rtol=3e-2, atol=3e-2 * float(wanted.abs().max()))
 

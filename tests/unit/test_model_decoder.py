@@ -121,7 +121,7 @@ def test_experts_are_weighted_by_their_probability(model: DeepseekOCR) -> None:
     weights = probabilities * (probabilities >= smallest)
     assert float(weights.sum(-1).max()) < 1  # not renormalised
     expected = moe.shared_experts(x)
-    for expert in range(moe.num_experts):
+    for expert in range(moe.experts.count):
         gate, up = (x @ moe.experts.gate_up_proj[expert].T).chunk(2, -1)
         y = (F.silu(gate) * up) @ moe.experts.down_proj[expert].T
         expected = expected + weights[..., expert, None] * y
@@ -138,8 +138,8 @@ def test_grouped_products_mix_the_same(tmp_path: Path, rows: int) -> None:
     weights, experts = moe.route(x)
     if rows == 5:
         experts[:] = experts[0]  # experts without a row, too
-    wanted = moe.mix_experts(x, weights, experts)
-    got = moe.mix_grouped(x, weights, experts)
+    wanted = moe.experts(x, weights, experts)
+    got = moe.experts.mix_grouped(x, weights, experts)
     torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2 * float(wanted.abs().max()))
 
 

@@ -1,4 +1,4 @@
-"""Weights laid out for a CPU: the same numbers, or nearly the same in 8 bits."""
+"""Weights laid out by oneDNN: the same numbers, or nearly the same in 8 bits."""
 
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from docr.engine.config import EngineConfig
 from docr.engine.factory import resolved_dtype
 from docr.engine.model.decoder import Experts
 from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.layout import lay_out
 from docr.engine.model.load import load_model
-from docr.engine.model.packed import Int8Linear, PackedExperts, PackedLinear, pack_weights
+from docr.engine.model.packed import Int8Linear, PackedExperts, PackedLinear
+from docr.engine.native import products
 from docr.errors import UsageError
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
 
@@ -21,6 +23,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     write_checkpoint(folder, toy_config(), dtype="fp32")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "library", lambda: None)
 
 
 def toy(folder: Path, dtype: torch.dtype) -> DeepseekOCR:
@@ -37,17 +44,17 @@ def logits(model: DeepseekOCR, rows: int) -> torch.Tensor:
 def test_packed_weights_give_the_same_bits(folder: Path, rows: int) -> None:
     model = toy(folder, torch.bfloat16)
     before = logits(model, rows)
-    pack_weights(model, "none")
+    lay_out(model, "none")
     if isinstance(model.lm_head, torch.nn.Linear):
         pytest.skip("oneDNN does not multiply in bf16 on this processor")
     assert isinstance(model.lm_head, PackedLinear)
-    assert not any(isinstance(m, torch.nn.Linear | Experts) for m in model.decoder.modules())
+    assert not any(type(m) in (torch.nn.Linear, Experts) for m in model.decoder.modules())
     assert torch.equal(logits(model, rows), before)
 
 
 def test_other_dtypes_stay_as_they_are(folder: Path) -> None:
     model = toy(folder, torch.float32)
-    pack_weights(model, "none")
+    lay_out(model, "none")
     assert isinstance(model.lm_head, torch.nn.Linear)
 
 
@@ -56,7 +63,7 @@ def test_other_dtypes_stay_as_they_are(folder: Path) -> None:
 def test_eight_bits_are_near(folder: Path, dtype: torch.dtype) -> None:
     model = toy(folder, dtype)
     before = logits(model, 4)
-    pack_weights(model, "int8")
+    lay_out(model, "int8")
     assert any(isinstance(module, PackedExperts) for module in model.decoder.modules())
     error = (logits(model, 4) - before).norm() / before.norm()
     assert 1e-4 < error < 0.05

@@ -119,12 +119,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None) -> Tensor:
         """Mix the tokens of x [B,T,D]; rotary as rotary_table returns it."""
         B, T, D = x.shape
-        qkv = self.qkv_proj(x).view(B, T, 3, self.heads, D // self.heads)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3,B,H,T,hd
-        (q, k), v = rotate(qkv[:2], rotary), qkv[2]
+        q, k, v = self.split(self.qkv_proj(x).view(B, T, 3, self.heads, D // self.heads), rotary)
         mixed = attend(q, k, v, None) if cache is None else cache.attend(self.layer, q, k, v)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, D))  # B,H,T,hd -> B,T,D
         return out
+
+    def split(self, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated, and values, each [B,H,T,hd], of qkv [B,T,3,H,hd]."""
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3,B,H,T,hd
+        (q, k), v = rotate(qkv[:2], rotary), qkv[2]
+        return q, k, v
 
 
 class MLP(nn.Module):
@@ -157,10 +161,24 @@ def padded_count(count: int, least: int = 1) -> int:
     return power * 3 // 4 if count <= power * 3 // 4 else power
 
 
+FEW_ROWS = 1024
+"""Tokens up to which experts' weights, not products, take the time; not measured yet."""
+
+
+def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
+    """Sum of each token's outputs, fp32 [R,D]: y [R*k,D] by token and choice, weights [R,k].
+
+    In fp32, as the reference sums: the shares of six experts are rounded once, not six times.
+    """
+    shares = y.view(*weights.shape, -1).float() * weights[..., None]
+    return shares.sum(1)
+
+
 class Experts(nn.Module):
     """The routed experts' weights, stacked: gate_up_proj [E,2F,D], down_proj [E,D,F].
 
     Attributes:
+        count: E.
         least_rows: that an expert with any rows is best given on a CPU.
     """
 
@@ -168,10 +186,37 @@ class Experts(nn.Module):
 
     def __init__(self, count: int, dim: int, width: int) -> None:
         super().__init__()
+        self.count = count
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * width, dim))
         self.down_proj = nn.Parameter(torch.empty(count, dim, width))
 
-    def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Sum of the chosen experts' outputs for x [R,D], weighted; weights, chosen [R,k]."""
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            few = len(x) <= FEW_ROWS and self.kernel_fits
+            # The kernel has no way back.
+            trains = x.requires_grad or self.gate_up_proj.requires_grad
+            mix = self.mix_few if few and not trains else self.mix_grouped
+            return mix(x, weights, chosen)
+        # By numpy: with the few choices of a decoding step, torch is mostly overhead.
+        choices = chosen.flatten().cpu().numpy()
+        counts = np.bincount(choices, minlength=self.count)
+        least = self.least_rows
+        sizes = [padded_count(count, least) if x.is_cpu else count for count in counts.tolist()]
+        # Each expert's rows are one segment, with room for the padding: one product over its own
+        # weights. `place` says where each choice went.
+        gaps = np.cumsum(sizes) - sizes - (np.cumsum(counts) - counts)
+        order = choices.argsort(kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        place += gaps[choices]
+        row_of = np.zeros(sum(sizes), np.int64)  # padding repeats row 0
+        row_of[place] = np.arange(len(order)) // chosen.shape[1]
+        y = self.segments(x[torch.from_numpy(row_of).to(x.device)], sizes)
+        mixed = weighted_sum(y[torch.from_numpy(place).to(x.device)], weights)
+        return mixed.to(x.dtype)
+
+    def segments(self, x: Tensor, sizes: list[int]) -> Tensor:
         """All experts' outputs [n,D] for rows x [n,D] sorted by expert; sizes: rows of each."""
         gate, up = self._products(x, sizes, self.gate_up_proj).chunk(2, dim=-1)
         return self._products(F.silu(gate) * up, sizes, self.down_proj)
@@ -186,24 +231,26 @@ class Experts(nn.Module):
         _, dim, width = self.down_proj.shape
         return HAS_TRITON and dim % PIECE == 0 and width % PIECE == 0
 
-    def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
-        """As forward, by grouped products; ends: i32 [E], where each expert's rows end."""
-        both = F.grouped_mm(x, self.gate_up_proj.transpose(1, 2), offs=ends)
+    def mix_few(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """As forward, by a kernel that reads each weight once; no count leaves the device."""
+        # Imported where it is used: a run without a GPU need not load Triton.
+        from docr.engine.kernels.experts import mix_experts_triton
+
+        return mix_experts_triton(x, weights, chosen, self.gate_up_proj, self.down_proj)
+
+    def mix_grouped(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """As forward, by grouped products: no count leaves the device."""
+        choices = chosen.flatten()
+        order = choices.argsort(stable=True)
+        every = torch.arange(self.count, device=x.device)
+        ends = torch.searchsorted(choices[order], every, right=True).to(torch.int32)
+        rows = x[order // chosen.shape[1]]
+        both = F.grouped_mm(rows, self.gate_up_proj.transpose(1, 2), offs=ends)
         gate, up = both.chunk(2, dim=-1)
-        return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
-
-
-FEW_ROWS = 1024
-"""Tokens up to which experts' weights, not products, take the time; not measured yet."""
-
-
-def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
-    """Sum of each token's outputs, fp32 [R,D]: y [R*k,D] by token and choice, weights [R,k].
-
-    In fp32, as the reference sums: the shares of six experts are rounded once, not six times.
-    """
-    shares = y.view(*weights.shape, -1).float() * weights[..., None]
-    return shares.sum(1)
+        y = F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=x.device)
+        return weighted_sum(y[place], weights).to(x.dtype)
 
 
 class MoE(nn.Module):
@@ -215,10 +262,9 @@ class MoE(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, width = config.hidden_size, config.moe_intermediate_size
-        self.num_experts = config.n_routed_experts
         self.top_k = config.num_experts_per_tok
-        self.gate = nn.Parameter(torch.empty(self.num_experts, dim))
-        self.experts = Experts(self.num_experts, dim, width)
+        self.gate = nn.Parameter(torch.empty(config.n_routed_experts, dim))
+        self.experts = Experts(config.n_routed_experts, dim, width)
         self.shared_experts = MLP(dim, config.n_shared_experts * width)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,53 +276,8 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of x [B,T,D]."""
         rows = x.reshape(-1, x.shape[-1])  # B,T,D -> R,D
-        out: Tensor = self.mix_experts(rows, *self.route(rows)) + self.shared_experts(rows)
+        out: Tensor = self.experts(rows, *self.route(rows)) + self.shared_experts(rows)
         return out.view_as(x)
-
-    def mix_experts(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """Sum of the chosen experts' outputs for x [R,D], weighted; weights, experts [R,k]."""
-        if x.is_cuda and x.dtype == torch.bfloat16:
-            few = len(x) <= FEW_ROWS and self.experts.kernel_fits
-            # The kernel has no way back.
-            trains = x.requires_grad or self.experts.gate_up_proj.requires_grad
-            mix = self.mix_few if few and not trains else self.mix_grouped
-            return mix(x, weights, experts)
-        # By numpy: with the few choices of a decoding step, torch is mostly overhead.
-        chosen = experts.flatten().cpu().numpy()
-        counts = np.bincount(chosen, minlength=self.num_experts)
-        least = self.experts.least_rows
-        sizes = [padded_count(count, least) if x.is_cpu else count for count in counts.tolist()]
-        # Each expert's rows are one segment, with room for the padding: one product over its own
-        # weights. `place` says where each choice went.
-        gaps = np.cumsum(sizes) - sizes - (np.cumsum(counts) - counts)
-        order = chosen.argsort(kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        place += gaps[chosen]
-        row_of = np.zeros(sum(sizes), np.int64)  # padding repeats row 0
-        row_of[place] = np.arange(len(order)) // self.top_k
-        y = self.experts(x[torch.from_numpy(row_of).to(x.device)], sizes)
-        mixed = weighted_sum(y[torch.from_numpy(place).to(x.device)], weights)
-        return mixed.to(x.dtype)
-
-    def mix_few(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """As mix_experts, by a kernel that reads each weight once; no count leaves the device."""
-        # Imported where it is used: a run without a GPU need not load Triton.
-        from docr.engine.kernels.experts import mix_experts_triton
-
-        gate_up, down = self.experts.gate_up_proj, self.experts.down_proj
-        return mix_experts_triton(x, weights, experts, gate_up, down)
-
-    def mix_grouped(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """As mix_experts, by grouped products: no count leaves the device."""
-        chosen = experts.flatten()
-        order = chosen.argsort(stable=True)
-        every = torch.arange(self.num_experts, device=x.device)
-        ends = torch.searchsorted(chosen[order], every, right=True).to(torch.int32)
-        y = self.experts.grouped(x[order // self.top_k], ends)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=x.device)
-        return weighted_sum(y[place], weights).to(x.dtype)
 
 
 class DecoderLayer(nn.Module):

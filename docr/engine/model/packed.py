@@ -1,4 +1,4 @@
-"""A decoder's weights as a CPU multiplies fastest with them: laid out once by oneDNN.
+"""A decoder's weights laid out once by oneDNN, for CPUs where docr's own kernels are not to be had.
 
 Without it every product would lay its matrix out anew, which for a few tokens takes longer than the
 product. In bf16 the results are the same bits; with 8-bit weights they differ a little, and half as
@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from docr.engine.model.decoder import Experts
-from docr.engine.model.deepseek_ocr import DeepseekOCR
-from docr.errors import DeviceError
 from docr.settings import Quantize
 
 Packed = TypeVar("Packed", "PackedLinear", "Int8Linear")
@@ -115,53 +113,33 @@ def _scales(rows: Tensor) -> Tensor:
     return rows.abs().amax(-1, keepdim=True).float().clamp_(min=1e-12) / 127
 
 
-class PackedExperts(nn.Module):
-    """Routed experts, each with its own packed matrices. Takes the place of decoder.Experts."""
+class PackedExperts(Experts):
+    """Routed experts, each with its own packed matrices."""
 
     least_rows = LEAST_ROWS
 
     def __init__(self, experts: Experts, pack: type[PackedLinear | Int8Linear]) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # not Experts', which would make weights
+        self.count = experts.count
         self._each: Any = pack.each
         self._gate_up = [pack(weight) for weight in experts.gate_up_proj]
         self._down = [pack(weight) for weight in experts.down_proj]
 
-    def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
-        """All experts' outputs [n,D] for rows x [n,D] sorted by expert; sizes: rows of each."""
+    def segments(self, x: Tensor, sizes: list[int]) -> Tensor:
+        """As Experts does it."""
         gate, up = self._each(self._gate_up, x, sizes).chunk(2, dim=-1)
         out: Tensor = self._each(self._down, F.silu(gate) * up, sizes)
         return out
 
 
-def pack_weights(model: DeepseekOCR, quantize: Quantize) -> None:
-    """Replace the weights of the decoder and of its head, where that is possible and asked for.
-
-    Raises:
-        DeviceError: 8-bit weights are asked for and cannot be had.
-    """
-    weight = model.lm_head.weight
-    pack: type[PackedLinear | Int8Linear]
+def packing(weight: Tensor, quantize: Quantize) -> type[PackedLinear | Int8Linear] | None:
+    """How oneDNN can take weights like this one, or None."""
+    if weight.device.type != "cpu":
+        return None
     if quantize == "int8":
-        if weight.device.type != "cpu" or not _has(torch.ops.onednn, "qlinear_prepack"):
-            raise DeviceError(
-                f"--quantize int8 needs a CPU and oneDNN in torch; not {weight.device}"
-            )
-        pack = Int8Linear
-    elif (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and _has(torch.ops.mkldnn, "_reorder_linear_weight")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ):
-        pack = PackedLinear
-    else:
-        return
-    for module in [model, *model.decoder.modules()]:
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, pack(child.weight))
-            elif isinstance(child, Experts):
-                setattr(module, name, PackedExperts(child, pack))
+        return Int8Linear if _has(torch.ops.onednn, "qlinear_prepack") else None
+    bf16 = weight.dtype == torch.bfloat16 and _has(torch.ops.mkldnn, "_reorder_linear_weight")
+    return PackedLinear if bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
 def _has(operators: object, name: str) -> bool:

@@ -1,0 +1,32 @@
+"""Which form the decoder's weights take on a CPU. On other devices they stay as they are."""
+
+from torch import nn
+
+from docr.engine.model.decoder import Experts
+from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.native import make_native
+from docr.engine.model.packed import PackedExperts, packing
+from docr.engine.native.products import fits
+from docr.errors import DeviceError
+from docr.settings import Quantize
+
+
+def lay_out(model: DeepseekOCR, quantize: Quantize) -> None:
+    """Replace the weights of the decoder and of its head by what multiplies fastest here.
+
+    Raises:
+        DeviceError: 8-bit weights are asked for and cannot be had.
+    """
+    head = model.lm_head.weight
+    pack = packing(head, quantize)
+    if fits(head, *(weight for weight in model.decoder.parameters() if weight.dim() > 1)):
+        make_native(model, eight=quantize == "int8")
+    elif pack is not None:
+        for module in [model, *model.decoder.modules()]:
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, pack(child.weight))
+                elif isinstance(child, Experts):
+                    setattr(module, name, PackedExperts(child, pack))
+    elif quantize == "int8":
+        raise DeviceError(f"--quantize int8 needs a CPU and oneDNN in torch; not {head.device}")

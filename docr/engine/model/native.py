@@ -1,0 +1,171 @@
+"""The decoder's layers as docr's own kernels for CPUs compute them, with the same weights.
+
+For the few rows of a decoding step; for many, as in a prefill, PyTorch is as fast. With
+`--quantize int8` the matrices are in 8 bits, and all rows take the kernels. A row's result does not
+depend on what it is computed with.
+
+Each class takes over the weights of the one that it replaces, so none calls its initialiser.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from docr.engine.model.decoder import FEW, MLP, Attention, DecoderLayer, Experts, MoE, RMSNorm
+from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.native import products
+from docr.engine.native.products import Int8Matrices
+
+FEW_ROWS = 16
+"""Up to so many rows memory takes the time, not arithmetic. With more, oneDNN is as fast."""
+
+FEW_TOKENS = 512
+"""The same for tokens that are spread over the experts: each then has some 50 rows."""
+
+
+class NativeNorm(RMSNorm):
+    """A root mean square norm."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.eps = norm.weight, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of x."""
+        return products.norm(x, self.weight, self.eps)
+
+
+class NativeLinear(nn.Linear):
+    """x W^T in bf16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.matrix = linear.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply each row of x [...,I]."""
+        rows = x.reshape(-1, x.shape[-1])
+        product = products.linear if len(rows) <= FEW_ROWS else F.linear
+        return product(rows, self.matrix).view(*x.shape[:-1], -1)
+
+
+class NativeInt8Linear(nn.Linear):
+    """x W^T, both in 8 bits, in and out in bf16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.matrix = Int8Matrices.of(linear.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply each row of x [...,I]."""
+        rows = x.reshape(-1, x.shape[-1])
+        return products.linear(rows, self.matrix).view(*x.shape[:-1], -1)
+
+
+Linear = type[NativeLinear] | type[NativeInt8Linear]
+
+
+class NativeAttention(Attention):
+    """Attention whose queries and keys, if few, are rotated in place."""
+
+    def __init__(self, attention: Attention, linear: Linear) -> None:
+        nn.Module.__init__(self)
+        self.layer, self.heads = attention.layer, attention.heads
+        self.qkv_proj = linear(attention.qkv_proj)
+        self.o_proj = linear(attention.o_proj)
+
+    def split(self, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As Attention does it."""
+        if qkv.shape[1] > FEW:
+            return super().split(qkv, rotary)
+        products.rotate(qkv.flatten(0, 1), rotary)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3,B,H,T,hd
+        return q, k, v
+
+
+class NativeMLP(MLP):
+    """down(silu(gate x) * up x), for a few rows in one go."""
+
+    gate_up_proj: NativeLinear | NativeInt8Linear
+    down_proj: NativeLinear | NativeInt8Linear
+
+    def __init__(self, mlp: MLP, linear: Linear) -> None:
+        nn.Module.__init__(self)
+        self.gate_up_proj, self.down_proj = linear(mlp.gate_up_proj), linear(mlp.down_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each row of x [...,D]."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) > FEW_ROWS:
+            return super().forward(x)
+        return products.mlp(rows, self.gate_up_proj.matrix, self.down_proj.matrix).view_as(x)
+
+
+class NativeExperts(Experts):
+    """Routed experts in bf16, over the same weights."""
+
+    def __init__(self, experts: Experts) -> None:
+        nn.Module.__init__(self)
+        self.count = experts.count
+        self.gate_up_proj, self.down_proj = experts.gate_up_proj, experts.down_proj
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """As Experts does it."""
+        if len(x) > FEW_TOKENS:
+            return super().forward(x, weights, chosen)
+        return products.mix_experts(x, weights, chosen, self.gate_up_proj, self.down_proj)
+
+
+class NativeInt8Experts(Experts):
+    """Routed experts in 8 bits."""
+
+    def __init__(self, experts: Experts) -> None:
+        nn.Module.__init__(self)
+        self.count = experts.count
+        self._gate_up = Int8Matrices.of(experts.gate_up_proj)
+        self._down = Int8Matrices.of(experts.down_proj)
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """As Experts does it."""
+        return products.mix_experts(x, weights, chosen, self._gate_up, self._down)
+
+
+RoutedExperts = type[NativeExperts] | type[NativeInt8Experts]
+
+
+class NativeMoE(MoE):
+    """Each token through its best experts, and through the shared ones."""
+
+    def __init__(self, moe: MoE, linear: Linear, experts: RoutedExperts) -> None:
+        nn.Module.__init__(self)
+        self.top_k, self.gate = moe.top_k, moe.gate
+        self._wide_gate = moe.gate.float()
+        self.experts = experts(moe.experts)
+        self.shared_experts = NativeMLP(moe.shared_experts, linear)
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As MoE does it."""
+        if len(x) > FEW_TOKENS:
+            return super().route(x)
+        return products.route(x, self._wide_gate, self.top_k)
+
+
+def make_native(model: DeepseekOCR, *, eight: bool) -> None:
+    """Have the kernels decode, with matrices in 8 bits or as they are.
+
+    A layer at a time, so that the weights are not kept twice.
+    """
+    linear: Linear = NativeInt8Linear if eight else NativeLinear
+    experts: RoutedExperts = NativeInt8Experts if eight else NativeExperts
+    for layer in model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
+        layer.input_norm = NativeNorm(layer.input_norm)
+        layer.attention = NativeAttention(layer.attention, linear)
+        layer.post_attention_norm = NativeNorm(layer.post_attention_norm)
+        if isinstance(layer.mlp, MoE):
+            layer.mlp = NativeMoE(layer.mlp, linear, experts)
+        else:
+            layer.mlp = NativeMLP(layer.mlp, linear)
+    model.decoder.norm = NativeNorm(model.decoder.norm)
+    model.lm_head = linear(model.lm_head)

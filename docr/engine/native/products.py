@@ -1,0 +1,198 @@
+"""What few_rows.c computes, on tensors. Call these only where `fits` and `attends` allow it."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from docr.engine.native.library import library
+
+Argument: TypeAlias = "Tensor | int | float | ctypes.Array[ctypes.c_int64]"
+
+STEP = 64
+"""Inner sides of matrices are multiples of this."""
+
+HEADS = (32, 64, 96, 128)
+"""Widths of heads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Matrices:
+    """Matrices in 8 bits, each row of them with its scale.
+
+    Attributes:
+        values: i8 [...,N,K].
+        scales: fp32 [...,N], what 1 stands for.
+        sums: i32 [...,N], of each row's values.
+    """
+
+    values: Tensor
+    scales: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor) -> "Int8Matrices":
+        """Round weights [...,N,K]."""
+        values = torch.empty(weights.shape, dtype=torch.int8)
+        scales = torch.empty(weights.shape[:-1])
+        sums = torch.empty(weights.shape[:-1], dtype=torch.int32)
+        # A few rows at a time: all in fp32 would take four times the memory that is saved.
+        whole, rows = values.view(-1, weights.shape[-1]), weights.reshape(-1, weights.shape[-1])
+        for start in range(0, len(rows), 4096):
+            some = slice(start, start + 4096)
+            wide = rows[some].float()
+            scale = wide.abs().amax(-1).clamp_(min=1e-12) / 127
+            whole[some] = wide.div_(scale[:, None]).round_()
+            scales.view(-1)[some] = scale
+            sums.view(-1)[some] = whole[some].sum(-1, dtype=torch.int32)
+        return cls(values, scales, sums)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[...,N,K]."""
+        return self.values.shape
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All three, in the order in which the kernels take them."""
+        return self.values, self.scales, self.sums
+
+
+def fits(*weights: Tensor) -> bool:
+    """Whether there are kernels for matrices [...,N,K] like these."""
+    return all(
+        weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and weight.shape[-1] % STEP == 0
+        and weight.shape[-2] % 2 == 0
+        for weight in weights
+    ) and (library() is not None)
+
+
+def attends(q: Tensor) -> bool:
+    """Whether there is a kernel for queries like these, [B,H,T,hd]."""
+    return (
+        q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and q.shape[-1] in HEADS
+        and library() is not None
+    )
+
+
+def linear(x: Tensor, weight: Tensor | Int8Matrices) -> Tensor:
+    """Multiply rows x [R,K] with a matrix [N,K], transposed: [R,N], in bf16."""
+    x = x.contiguous()
+    out = x.new_empty(len(x), weight.shape[0])
+    if isinstance(weight, Int8Matrices):
+        _call("docr_linear_int8", x, *weight.tensors, out, len(x), *weight.shape)
+    else:
+        _call("docr_linear_bf16", x, weight, out, len(x), *weight.shape)
+    return out
+
+
+def mlp(x: Tensor, gate_up: Tensor | Int8Matrices, down: Tensor | Int8Matrices) -> Tensor:
+    """down(silu(gate x) * up x) for bf16 x [R,D], gate_up [2F,D], down [D,F]: one expert of one."""
+    chosen = torch.zeros(len(x), 1, dtype=torch.int64)
+    return mix_experts(x, torch.ones(len(x), 1), chosen, gate_up, down)
+
+
+def mix_experts(
+    x: Tensor,
+    shares: Tensor,
+    chosen: Tensor,
+    gate_up: Tensor | Int8Matrices,
+    down: Tensor | Int8Matrices,
+) -> Tensor:
+    """The chosen experts' outputs, weighted and summed in fp32; see decoder.Experts.forward.
+
+    Args:
+        x: bf16 [R,D].
+        shares: fp32 [R,k].
+        chosen: i64 [R,k].
+        gate_up: [E,2F,D], or of a single expert [2F,D].
+        down: [E,D,F], or [D,F].
+    """
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    inputs = x, chosen.contiguous(), shares.contiguous()
+    sizes = [*chosen.shape, *((1, *down.shape)[-3:])]
+    if isinstance(gate_up, Int8Matrices) and isinstance(down, Int8Matrices):
+        _call("docr_experts_int8", *inputs, *gate_up.tensors, *down.tensors, out, *sizes)
+    else:
+        assert isinstance(gate_up, Tensor) and isinstance(down, Tensor)
+        _call("docr_experts_bf16", *inputs, gate_up, down, out, *sizes)
+    return out
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+) -> Tensor:
+    """Store k and v in a cache; then attention, each query to the keys up to its own position.
+
+    Args:
+        q: bf16 [B,H,T,hd].
+        k: the same.
+        v: the same.
+        keys: the cache's, bf16 [B,H,L,hd], a head's tokens contiguous.
+        values: the same, with the same strides.
+        positions: i64 [B,T], below L.
+
+    Returns:
+        [B,H,T,hd].
+    """
+    B, H, T, hd = q.shape
+    assert keys.stride()[2:] == (hd, 1), keys.stride()
+    assert values.stride() == keys.stride(), (values.stride(), keys.stride())
+    strides = [step for tensor in (q, k, v, keys) for step in tensor.stride()[:3]]
+    assert q.stride(3) == k.stride(3) == v.stride(3) == 1
+    out = q.new_empty(B, T, H, hd)
+    packed = (ctypes.c_int64 * len(strides))(*strides)
+    rows = positions.contiguous()
+    _call("docr_attend_bf16", q, k, v, packed, keys, values, rows, out, B, H, T, hd)
+    return out.transpose(1, 2)
+
+
+def rotate(qkv: Tensor, rotary: Tensor) -> None:
+    """Rotate queries and keys of bf16 [R,3,H,hd] in place, by decoder.rotary_table's result."""
+    R, _, H, hd = qkv.shape
+    assert qkv.is_contiguous() and rotary.numel() == 2 * R * hd, (qkv.shape, rotary.shape)
+    _call("docr_rotate_bf16", qkv, rotary.contiguous(), R, H, hd)
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide each row of bf16 x [...,D] by its root mean square, times the weight [D]."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    _call("docr_norm_bf16", x, weight, eps, out, x.numel() // len(weight), len(weight))
+    return out
+
+
+def route(x: Tensor, gate: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """See decoder.Gate: bf16 x [R,D], gate fp32 [E,D]."""
+    x = x.contiguous()
+    shares = torch.empty(len(x), count)
+    chosen = torch.empty(len(x), count, dtype=torch.int64)
+    _call("docr_route_bf16", x, gate, shares, chosen, len(x), count, *gate.shape)
+    return shares, chosen
+
+
+def _call(name: str, *arguments: Argument) -> None:
+    """Call a kernel: tensors by their addresses, sizes as 64-bit integers, fp32.
+
+    Raises:
+        MemoryError: it found no memory for what it keeps in between.
+    """
+    found = library()
+    assert found is not None
+    if not getattr(found, name)(*map(_passed, arguments)):
+        raise MemoryError(f"{name}: no memory")
+
+
+def _passed(argument: Argument) -> object:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    return ctypes.c_float(argument) if isinstance(argument, float) else argument

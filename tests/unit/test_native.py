@@ -1,0 +1,306 @@
+"""The kernels in C against their twins in PyTorch, and how they are compiled."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from docr.engine.model import decoder
+from docr.engine.model.decoder import Experts, RMSNorm
+from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.layout import lay_out
+from docr.engine.model.load import load_model
+from docr.engine.model.native import (
+    NativeExperts,
+    NativeInt8Experts,
+    NativeInt8Linear,
+    NativeLinear,
+)
+from docr.engine.native import library, products
+from docr.engine.native.products import Int8Matrices
+from scripts.make_random_checkpoint import toy_config, write_checkpoint
+
+
+def can_have_them() -> bool:
+    """Whether they must work here; that they fail to compile is no reason to skip."""
+    try:
+        library._check_processor()
+    except library.Unavailable:
+        return False
+    return any(map(shutil.which, library.COMPILERS))
+
+
+needs_library = pytest.mark.skipif(
+    not can_have_them(), reason="no C compiler, or no AVX512 for bf16"
+)
+
+
+def bf16(*shape: int) -> Tensor:
+    return torch.randn(*shape).bfloat16()
+
+
+def error(got: Tensor, wanted: Tensor) -> float:
+    return float((got.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("sides", [(2, 64), (34, 128), (130, 896)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 17, 40])
+def test_products_are_those_of_pytorch(rows: int, sides: tuple[int, int]) -> None:
+    torch.manual_seed(rows)
+    x, weight = bf16(rows, sides[1]), bf16(*sides)
+    exact = x.float() @ weight.float().T
+    assert torch.equal(products.linear(x, weight), exact.bfloat16()) or (
+        error(products.linear(x, weight), exact) < 3e-3
+    )
+    assert error(products.linear(x, Int8Matrices.of(weight)), exact) < 0.03
+
+
+@needs_library
+@torch.inference_mode()
+def test_whole_numbers_come_out_exactly() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randint(-3, 4, (11, 192)), torch.randint(-3, 4, (66, 192))
+    got = products.linear(x.bfloat16(), weight.bfloat16())
+    assert torch.equal(got, (x @ weight.T).bfloat16())
+
+
+@needs_library
+@torch.inference_mode()
+def test_eight_bits_scale_each_row() -> None:
+    torch.manual_seed(0)
+    weight = (torch.randn(96, 64) * torch.logspace(-4, 2, 96)[:, None]).bfloat16()
+    x = (torch.randn(7, 64) * torch.logspace(-3, 3, 7)[:, None]).bfloat16()
+    x[3] = 0
+    got, wanted = products.linear(x, Int8Matrices.of(weight)), x.float() @ weight.float().T
+    assert not got[3].any()
+    sides = x.float().norm(dim=-1)[:, None] * weight.float().norm(dim=-1)
+    assert ((got - wanted).abs() / sides.clamp(min=1e-9)).max() < 0.01  # of each, small or large
+
+
+@needs_library
+@torch.inference_mode()
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 30), seed=st.integers(0, 1000))
+def test_a_row_does_not_depend_on_those_beside_it(rows: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight = bf16(rows, 128), bf16(32, 128)
+    gate_up, down = bf16(4, 128, 128), bf16(4, 128, 64)
+    shares, chosen = torch.rand(rows, 2), torch.rand(rows, 4).topk(2).indices
+    forms: tuple[Any, ...] = (lambda one: one, Int8Matrices.of)
+    for form in forms:
+        w, up, back = form(weight), form(gate_up), form(down)
+        lines = products.linear(x, w)
+        mixed = products.mix_experts(x, shares, chosen, up, back)
+        for row in {0, rows // 2, rows - 1}:
+            one = slice(row, row + 1)
+            assert torch.equal(products.linear(x[one], w), lines[one])
+            alone = products.mix_experts(x[one], shares[one], chosen[one], up, back)
+            assert torch.equal(alone, mixed[one])
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 2, 5, 33, 200])
+def test_experts_mix_as_in_pytorch(rows: int) -> None:
+    torch.manual_seed(rows)
+    experts = Experts(8, 128, 192).bfloat16()
+    for weight in experts.parameters():
+        weight.normal_(std=weight.shape[-1] ** -0.5)
+    x, shares, chosen = bf16(rows, 128), torch.rand(rows, 3), torch.rand(rows, 8).topk(3).indices
+    chosen[: rows // 2] = torch.tensor([7, 0, 3])  # a crowd
+    wanted = experts(x, shares, chosen)
+    exact = experts.float()(x.float(), shares, chosen)
+    experts.bfloat16()
+    assert error(NativeExperts(experts)(x, shares, chosen), wanted) < 3e-3
+    assert error(NativeExperts(experts)(x, shares, chosen), exact) < 1e-2
+    assert 1e-3 < error(NativeInt8Experts(experts)(x, shares, chosen), exact) < 0.04
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("count", [5, 8, 17, 64])
+def test_experts_are_chosen_as_in_pytorch(count: int) -> None:
+    torch.manual_seed(count)
+    x, gate = bf16(9, 192), torch.randn(count, 192)
+    x[4] = 0  # all alike
+    shares, chosen = products.route(x, gate, 4)
+    wanted = (x.float() @ gate.T).softmax(-1).topk(4)
+    torch.testing.assert_close(shares, wanted.values, rtol=1e-4, atol=1e-7)
+    others = [row for row in range(9) if row != 4]
+    assert torch.equal(chosen[others], wanted.indices[others])
+    assert len(set(chosen[4].tolist())) == 4 and chosen.min() >= 0 and chosen.max() < count
+
+
+@needs_library
+@torch.inference_mode()
+def test_not_a_number_still_chooses_experts() -> None:
+    x = bf16(2, 64)
+    x[0, 3] = torch.nan
+    _, chosen = products.route(x, torch.randn(8, 64), 3)
+    assert chosen.min() >= 0 and chosen.max() < 8 and len(set(chosen[0].tolist())) == 3
+
+
+@needs_library
+@torch.inference_mode()
+def test_norms_and_rotations_are_those_of_pytorch() -> None:
+    torch.manual_seed(0)
+    norm = RMSNorm(192, 1e-6).bfloat16()
+    norm.weight.copy_(bf16(192))
+    x = bf16(2, 3, 192) * 10
+    torch.testing.assert_close(products.norm(x, norm.weight, norm.eps), norm(x), rtol=1e-2, atol=0)
+    qkv, rotary = bf16(2, 3, 3, 4, 64), bf16(2, 2, 1, 3, 64)
+    rotary[..., 32:] = rotary[..., :32]  # as rotary_table makes it
+    wanted = decoder.rotate(qkv.permute(2, 0, 3, 1, 4)[:2], rotary)
+    values = qkv[:, :, 2].clone()
+    products.rotate(qkv.flatten(0, 1), rotary)
+    assert torch.equal(qkv.permute(2, 0, 3, 1, 4)[:2], wanted)
+    assert torch.equal(qkv[:, :, 2], values)
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("head", products.HEADS)
+@pytest.mark.parametrize(("tokens", "ends"), [(1, (1, 70)), (2, (5, 5)), (9, (9, 200))])
+def test_attention_sees_up_to_its_own_position(
+    tokens: int, ends: tuple[int, int], head: int
+) -> None:
+    torch.manual_seed(tokens)
+    rows = bf16(2, 3, 2, 256, head)  # of a cache: each page longer than it needs
+    keys, values = rows[0, :2], rows[1, :2]
+    q = bf16(2, tokens, 2, head).transpose(1, 2)
+    positions = torch.tensor(ends)[:, None] - tokens + torch.arange(tokens)
+    seen = torch.arange(256) <= positions[:, None, :, None]
+    wanted = decoder.attend(q, keys, values, seen)
+    for page, end in enumerate(ends):
+        for kept in (keys, values):
+            kept[page, :, end:] = torch.nan  # whatever was there before
+    new = [
+        torch.stack([kept[page, :, positions[page]] for page in range(2)])
+        for kept in (keys, values)
+    ]
+    for page in range(2):
+        keys[page, :, positions[page]] = values[page, :, positions[page]] = torch.nan
+    got = products.attend(q, *new, keys, values, positions)
+    assert got.shape == wanted.shape
+    assert error(got, wanted) < 1e-2
+
+
+@pytest.fixture(scope="module")
+def wide_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy with sides that the kernels take."""
+    folder = tmp_path_factory.mktemp("toy")
+    config = toy_config()
+    sides = {"hidden_size": 128, "moe_intermediate_size": 64, "intermediate_size": 192}
+    config["language_config"].update(sides)
+    config["projector_config"]["n_embed"] = 128
+    write_checkpoint(folder, config)
+    return folder
+
+
+@torch.inference_mode()
+def logits(model: DeepseekOCR, rows: int) -> Tensor:
+    ids = torch.arange(rows * 7).view(rows, 7) % model.config.vocab_size
+    return model.logits(model(model.embed(ids), torch.arange(7).expand(rows, 7)))
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [1, 2, 90])
+def test_a_model_computes_the_same(wide_toy: Path, rows: int) -> None:
+    model = load_model(wide_toy, device="cpu", dtype=torch.bfloat16)
+    before = logits(model, rows)
+    lay_out(model, "none")
+    assert isinstance(model.lm_head, NativeLinear)
+    kinds = {type(module) for module in model.decoder.modules()}
+    assert NativeExperts in kinds and not {torch.nn.Linear, Experts, RMSNorm} & kinds
+    assert error(logits(model, rows), before) < 5e-3
+
+
+@needs_library
+def test_a_model_in_eight_bits_is_near(wide_toy: Path) -> None:
+    model = load_model(wide_toy, device="cpu", dtype=torch.bfloat16)
+    before = logits(model, 3)
+    lay_out(model, "int8")
+    assert isinstance(model.lm_head, NativeInt8Linear)
+    assert 1e-3 < error(logits(model, 3), before) < 0.06
+
+
+def test_no_memory_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def docr_linear_bf16(self, *arguments: object) -> int:
+            return 0
+
+    monkeypatch.setattr(products, "library", Full)
+    with pytest.raises(MemoryError, match="docr_linear_bf16"):
+        products.linear(bf16(1, 64), bf16(2, 64))
+
+
+@needs_library
+def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.load(tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.suffix == ".so" and (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert library.load(tmp_path / "cache").docr_linear_bf16
+
+
+@needs_library
+def test_what_is_cut_short_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    library.load(tmp_path / "other")
+    (whole,) = (tmp_path / "other").iterdir()
+    folder.mkdir(mode=0o700)
+    kept = folder / whole.name
+    kept.write_bytes(whole.read_bytes()[:1000])
+    library.load(folder)
+    assert kept.read_bytes() == whole.read_bytes()
+    assert [path.name for path in folder.iterdir()] == [kept.name]
+
+
+@needs_library
+def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert library.load(folder).docr_linear_bf16
+    assert not list(folder.iterdir())
+
+
+@needs_library
+def test_no_home_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert library.load(tmp_path / "file" / "cache").docr_linear_bf16
+
+
+@needs_library
+def test_without_a_compiler_there_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(library.Unavailable, match="no C compiler"):
+        library.load(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.INFO):
+        assert library.library.__wrapped__() is None
+    assert "no C compiler" in caplog.text
+
+
+@needs_library
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "FLAGS", ("-fno-such-flag",))
+    with pytest.raises(library.Unavailable, match="no-such-flag"):
+        library.load(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_processor_without_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_CPU_FLAGS", {"avx1024"})
+    with pytest.raises(library.Unavailable, match=r"avx1024|Linux"):
+        library.load(tmp_path)
