@@ -1,7 +1,8 @@
 """Attention over a square grid with decomposed relative positions, as SAM's.
 
-Three forms of the same: a Triton kernel (kernels/grid_attention.py), `grid_attention_masked` for
-CPUs, and `grid_attention_torch`, which runs anywhere. Tests compare them.
+Four forms of the same: a Triton kernel (kernels/grid_attention.py), one in C for CPUs
+(native/grid_attention.c), `grid_attention_masked` for CPUs without it, and `grid_attention_torch`,
+which runs anywhere. Tests compare them.
 
 Shapes: B views, H heads, hd head dim, g side of the grid, N = g*g tokens.
 """
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from docr.engine.kernels import HAS_TRITON, LEAST, is_power_of_two
+from docr.engine.native import products
 
 LEAST_SIDE = 32
 """Of a grid that is a whole view; windows are smaller, and gain nothing from the other forms."""
@@ -41,6 +43,8 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
         from docr.engine.kernels.grid_attention import grid_attention_triton
 
         return grid_attention_triton(q, k, v, rows, columns)
+    if products.takes_grid(q, rows.shape[-1]):
+        return products.grid_attention(q, k, v, rows, columns)
     if q.is_cpu and rows.shape[-1] >= LEAST_SIDE:
         return grid_attention_masked(q, k, v, rows, columns)
     return grid_attention_torch(q, k, v, rows, columns)

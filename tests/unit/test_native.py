@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from docr.engine.grid_attention import grid_attention_torch
 from docr.engine.model import decoder
 from docr.engine.model.decoder import Experts, RMSNorm
 from docr.engine.model.deepseek_ocr import DeepseekOCR
@@ -191,6 +192,31 @@ def test_attention_sees_up_to_its_own_position(
     got = products.attend(q, *new, keys, values, positions)
     assert got.shape == wanted.shape
     assert error(got, wanted) < 1e-2
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize(("views", "side"), [(1, 1), (2, 5), (3, 14), (1, 16), (1, 33), (1, 40)])
+def test_attention_over_a_grid(views: int, side: int) -> None:
+    torch.manual_seed(side)
+    N = side * side
+    q, k, v = bf16(views, N, 3, 2, 64).permute(2, 0, 3, 1, 4)
+    rows, columns = 2 * bf16(views, 2, N, side), 2 * bf16(views, 2, N, side)
+    got = products.grid_attention(q, k, v, rows, columns)
+    exact = grid_attention_torch(*(part.float() for part in (q, k, v, rows, columns)))
+    assert got.shape == exact.shape and got.isfinite().all()
+    assert error(got, exact) < 4e-3
+
+
+@needs_library
+@torch.inference_mode()
+def test_a_score_that_towers_over_the_others() -> None:
+    torch.manual_seed(0)
+    q, k, v = bf16(1, 400, 3, 1, 64).permute(2, 0, 3, 1, 4)
+    rows, columns = torch.zeros(2, 1, 1, 400, 20).bfloat16()
+    rows[..., 11], columns[..., 13] = 300, 300  # met late, and nothing else counts
+    got = products.grid_attention(q, k, v, rows, columns)
+    assert torch.equal(got, v[:, :, None, 11 * 20 + 13].expand(1, 1, 400, 64))
 
 
 @pytest.fixture(scope="module")

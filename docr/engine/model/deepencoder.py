@@ -166,7 +166,8 @@ class Sam(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features [B,C,n,n] of normalised pixels [B,3,S,S]."""
-        x = self.patch_embed(pixels).permute(0, 2, 3, 1)  # B,C,g,g -> B,g,g,C
+        # Laid out so, too: as the convolution leaves it, every block would transpose it anew.
+        x = self.patch_embed(pixels).permute(0, 2, 3, 1).contiguous()  # B,C,g,g -> B,g,g,C
         x = x + resize_grid(self.pos_embed[0], x.shape[1])
         for block in self.blocks:
             x = block(x)

@@ -16,71 +16,19 @@ Shapes: R rows, N x K a matrix, E experts, k choices a row, D hidden size, F an 
 B pages, H heads, T queries, hd head dim.
 */
 
-#include <immintrin.h>
 #include <math.h>
 #include <omp.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-typedef uint16_t bf16;
-typedef int64_t i64;
+#include "lanes.h"
 
 enum {
     ROWS = 8,        /* of x at a time: with two rows of a matrix, half of the registers */
     PAIR = 2,        /* rows of a matrix at a time */
-    LINE = 64,       /* bytes of a register, and of a line of the cache */
     AHEAD = 7 << 10, /* bytes from what is read to what is prefetched: some 400 ns */
 };
 
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE float wide(bf16 value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float out;
-    memcpy(&out, &bits, sizeof out);
-    return out;
-}
-
-INLINE bf16 narrow(float value) { /* to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (value != value) return 0x7fc0;
-    return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 INLINE void prefetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_T1); }
-
-INLINE __m512 widened(const bf16 *at) { /* 16 of them */
-    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-INLINE __m512 rounded(__m512 x) { /* to bf16 and back */
-    __m512i bits = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-INLINE void store(bf16 *at, __m512 x) { /* 16 of them */
-    _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh(x));
-}
-
-/* e^x within 2e-7, by 2^n and a polynomial for what is left; 0 far below zero. */
-INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.0f / 5040);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 720));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
 
 /* A matrix: bf16 as it is; 8-bit integers with a scale and the sum of each row. */
 typedef struct {
@@ -327,7 +275,7 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
                     for (int i = 0; i < count; i++)
                         for (int j = 0; j < PAIR; j++)
                             mixed[row_of[s + i] * D + n + j] +=
-                                shares[order[s + i]] * wide(narrow(sums[i * PAIR + j]));
+                                shares[order[s + i]] * number(narrow(sums[i * PAIR + j]));
                 }
         }
         for (i64 row = 0; row < R; row++)

@@ -1,4 +1,4 @@
-"""Compiling few_rows.c and loading it, once a process.
+"""Compiling the kernels and loading them, once a process.
 
 Wheels stay plain Python: the machine's own C compiler makes the library when it is first wanted, in
 about two seconds, and it is kept in the user's cache. Without a compiler, or on a processor without
@@ -21,7 +21,7 @@ import platformdirs
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("few_rows.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 
 COMPILERS = ("cc", "gcc", "clang")
 
@@ -65,7 +65,8 @@ def load(folder: Path) -> ctypes.CDLL:
         Unavailable: this processor lacks what it needs, or there is no compiler.
     """
     _check_processor()
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16] + ".so"
+    parts = [" ".join(FLAGS).encode(), *(source.read_bytes() for source in SOURCES)]
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16] + ".so"
     _share_openmp()
     if _is_ours(folder):
         kept = folder / name
@@ -126,7 +127,8 @@ def _compile(target: Path) -> None:
     descriptor, made = tempfile.mkstemp(prefix=target.stem, suffix=".part", dir=target.parent)
     os.close(descriptor)
     try:
-        command = [compiler, *FLAGS, str(SOURCE), "-o", made, "-lm"]
+        code = [str(source) for source in SOURCES if source.suffix == ".c"]
+        command = [compiler, *FLAGS, *code, "-o", made, "-lm"]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
         )

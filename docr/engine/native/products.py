@@ -1,4 +1,7 @@
-"""What few_rows.c computes, on tensors. Call these only where `fits` and `attends` allow it."""
+"""What the kernels compute, on tensors.
+
+Call these only where `fits`, `attends` and `takes_grid` allow it.
+"""
 
 import ctypes
 from dataclasses import dataclass
@@ -15,7 +18,10 @@ STEP = 64
 """Inner sides of matrices are multiples of this."""
 
 HEADS = (32, 64, 96, 128)
-"""Widths of heads."""
+"""Widths of the decoder's heads."""
+
+GRID_HEAD, GRID_SIDE = 64, 128
+"""Width of a head over a grid, and the grid's side at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,17 @@ def attends(q: Tensor) -> bool:
         q.device.type == "cpu"
         and q.dtype == torch.bfloat16
         and q.shape[-1] in HEADS
+        and library() is not None
+    )
+
+
+def takes_grid(q: Tensor, side: int) -> bool:
+    """Whether there is a kernel for queries [B,H,N,hd] over a grid of this side."""
+    return (
+        q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and q.shape[-1] == GRID_HEAD
+        and side <= GRID_SIDE
         and library() is not None
     )
 
@@ -176,6 +193,18 @@ def route(x: Tensor, gate: Tensor, count: int) -> tuple[Tensor, Tensor]:
     chosen = torch.empty(len(x), count, dtype=torch.int64)
     _call("docr_route_bf16", x, gate, shares, chosen, len(x), count, *gate.shape)
     return shares, chosen
+
+
+def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """See docr.engine.grid_attention: bf16; q, k and v with the same strides."""
+    B, H, _, hd = q.shape
+    g = rows.shape[-1]
+    assert q.stride() == k.stride() == v.stride() and q.stride(3) == 1, (q.stride(), v.stride())
+    out = q.new_empty(B, g * g, H, hd)
+    strides = (ctypes.c_int64 * 3)(*q.stride()[:3])
+    biases = rows.contiguous(), columns.contiguous()
+    _call("docr_grid_bf16", q, k, v, strides, *biases, out, B, H, g)
+    return out.transpose(1, 2)
 
 
 def _call(name: str, *arguments: Argument) -> None:
