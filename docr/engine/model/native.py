@@ -1,8 +1,8 @@
 """The decoder's layers as docr's own kernels for CPUs compute them, with the same weights.
 
-For the few rows of a decoding step; for many, as in a prefill, PyTorch is as fast. With
-`--quantize int8` the matrices are in 8 bits, and all rows take the kernels. A row's result does not
-depend on what it is computed with.
+Products of many rows with one matrix, as in a prefill, are left to PyTorch. With `--quantize int8`
+the matrices are in 8 bits, and all rows take the kernels. A row's result does not depend on the
+rows that it is computed with, as long as they are few.
 
 Each class takes over the weights of the one that it replaces, so none calls its initialiser.
 """
@@ -10,16 +10,13 @@ Each class takes over the weights of the one that it replaces, so none calls its
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from docr.engine.model.decoder import FEW, MLP, Attention, DecoderLayer, Experts, MoE, RMSNorm
+from docr.engine.model.decoder import MLP, Attention, DecoderLayer, Experts, MoE, RMSNorm
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.native import products
 from docr.engine.native.products import Int8Matrices
 
-FEW_ROWS = 16
-"""Up to so many rows memory takes the time, not arithmetic. With more, oneDNN is as fast."""
-
-FEW_TOKENS = 512
-"""The same for tokens that are spread over the experts: each then has some 50 rows."""
+FEW_ROWS = 128
+"""Up to so many rows a product with a matrix is as fast as oneDNN's; up to half of them, faster."""
 
 
 class NativeNorm(RMSNorm):
@@ -67,7 +64,7 @@ Linear = type[NativeLinear] | type[NativeInt8Linear]
 
 
 class NativeAttention(Attention):
-    """Attention whose queries and keys, if few, are rotated in place."""
+    """Attention whose queries and keys are rotated in place."""
 
     def __init__(self, attention: Attention, linear: Linear) -> None:
         nn.Module.__init__(self)
@@ -77,8 +74,6 @@ class NativeAttention(Attention):
 
     def split(self, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As Attention does it."""
-        if qkv.shape[1] > FEW:
-            return super().split(qkv, rotary)
         products.rotate(qkv.flatten(0, 1), rotary)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,T,3,H,hd -> 3,B,H,T,hd
         return q, k, v
@@ -112,8 +107,6 @@ class NativeExperts(Experts):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """As Experts does it."""
-        if len(x) > FEW_TOKENS:
-            return super().forward(x, weights, chosen)
         return products.mix_experts(x, weights, chosen, self.gate_up_proj, self.down_proj)
 
 
@@ -146,8 +139,6 @@ class NativeMoE(MoE):
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As MoE does it."""
-        if len(x) > FEW_TOKENS:
-            return super().route(x)
         return products.route(x, self._wide_gate, self.top_k)
 
 

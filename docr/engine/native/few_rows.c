@@ -5,7 +5,7 @@ key once, so what counts is how memory is read. On Zen 4 a core reads at full sp
 only, and one prefetched into its second-level cache; so
 
 - matrices stay as the checkpoint holds them, row after row, and each thread reads its part in order;
-- two rows are taken at a time, for as many as eight rows of x, but prefetched as one stream.
+- a few rows are taken together, for a few rows of x, but prefetched as one stream.
 
 A row's result does not depend on the rows beside it. The twins, in PyTorch, are in
 model/decoder.py and model/packed.py; but in attention bf16 is rounded where they round it.
@@ -23,8 +23,11 @@ B pages, H heads, T queries, hd head dim.
 #include "lanes.h"
 
 enum {
-    ROWS = 8,        /* of x at a time: with two rows of a matrix, half of the registers */
-    PAIR = 2,        /* rows of a matrix at a time */
+    PAIR = 2,        /* rows of a matrix at a time, for few rows of x: */
+    FEW = 8,         /* as many as this, half of the registers */
+    QUAD = 4,        /* rows of a matrix at a time, for more, */
+    SIX = 6,         /* taken so many at a time: most of the registers */
+    BLOCK = 8 * SIX, /* rows of x that pass together */
     AHEAD = 7 << 10, /* bytes from what is read to what is prefetched: some 400 ns */
 };
 
@@ -39,77 +42,154 @@ typedef struct {
 
 /* Rows of x: bf16 as they are; u8 with 128 for zero and a scale each. */
 typedef struct {
-    const char *values[ROWS];
-    float scales[ROWS];
+    const char *values[BLOCK];
+    float scales[BLOCK];
 } Rows;
 
-INLINE __m512i plus(int eight, __m512i a, __m512i b) {
-    return eight ? _mm512_add_epi32(a, b) : (__m512i)_mm512_add_ps((__m512)a, (__m512)b);
+#define FOLD(a, b, c, d, ADD) /* what is in four registers, added up in the same order for each */ \
+    __m512i ab = ADD(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));                   \
+    __m512i cd = ADD(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));                   \
+    __m512i all = ADD(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));              \
+    all = ADD(all, _mm512_shuffle_i64x2(all, all, 0xb1)); /* quarters: 0 + 1, 2 + 3 */            \
+    all = ADD(all, _mm512_shuffle_i64x2(all, all, 0x4e))
+
+INLINE __m512i plus(__m512i a, __m512i b) {
+    return (__m512i)_mm512_add_ps((__m512)a, (__m512)b);
 }
 
-/* The sums of four registers: fp32, or 32-bit integers. Each is added up in the same order. */
-INLINE __m128i folded(int eight, __m512i a, __m512i b, __m512i c, __m512i d) {
-    __m512i ab = plus(eight, _mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    __m512i cd = plus(eight, _mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    __m512i all = plus(eight, _mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    all = plus(eight, all, _mm512_shuffle_i64x2(all, all, 0xb1)); /* quarters: 0 + 1, 2 + 3 */
-    all = plus(eight, all, _mm512_shuffle_i64x2(all, all, 0x4e));
+INLINE __m128 folded(__m512 a, __m512 b, __m512 c, __m512 d) {
+    FOLD((__m512i)a, (__m512i)b, (__m512i)c, (__m512i)d, plus);
+    return (__m128)_mm512_castsi512_si128(all);
+}
+
+INLINE __m128i folded_whole(__m512i a, __m512i b, __m512i c, __m512i d) {
+    FOLD(a, b, c, d, _mm512_add_epi32);
     return _mm512_castsi512_si128(all);
 }
 
-/* out[row * ldo + j] = x_row w_(n+j) for `rows` rows of x and two of the matrix. */
-INLINE void tile(int eight, int rows, Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
-    const int pair = rows > 2 ? PAIR : 1; /* with little to compute, one after the other */
+/* out[i * ldo + j] = x_i w_(n+j), for `rows` rows of x from `top` on, and `wide` of the matrix. */
+INLINE void tile(int eight, int rows, int wide, const Rows *x, int top, Matrix w, i64 n, i64 K,
+                 float *out, i64 ldo) {
+    const int together = rows > 2 ? wide : 1; /* with little to compute, one after the other */
     const i64 bytes = eight ? K : 2 * K;
     const char *first = (const char *)w.values + n * bytes;
-    __m512i sums[ROWS + 1][PAIR];
+    /* One of the two is used: as one with casts, compilers keep half of it in memory. */
+    __m512 sums[FEW + 1][QUAD];
+    __m512i whole[FEW + 1][QUAD];
+    UNROLL
     for (int i = 0; i < rows + 1; i++)
-        for (int j = 0; j < PAIR; j++) sums[i][j] = _mm512_setzero_si512();
-    for (int begin = 0; begin < PAIR; begin += pair)
+        UNROLL
+        for (int j = 0; j < wide; j++) {
+            sums[i][j] = _mm512_setzero_ps();
+            whole[i][j] = _mm512_setzero_si512();
+        }
+    UNROLL
+    for (int begin = 0; begin < wide; begin += together)
         for (i64 at = 0; at < bytes; at += LINE) {
-            __m512i weights[PAIR];
-            for (int j = begin; j < begin + pair; j++) {
+            __m512i weights[QUAD];
+            UNROLL
+            for (int j = begin; j < begin + together; j++) {
                 weights[j] = _mm512_loadu_si512(first + j * bytes + at);
-                prefetch(first + begin * bytes + pair * at + (j - begin) * LINE + AHEAD);
+                prefetch(first + begin * bytes + together * at + (j - begin) * LINE + AHEAD);
             }
+            UNROLL
             for (int i = 0; i < rows; i++) {
-                __m512i part = _mm512_loadu_si512(x->values[i] + at);
-                for (int j = begin; j < begin + pair; j++)
-                    sums[i][j] = eight ? _mm512_dpbusd_epi32(sums[i][j], part, weights[j])
-                                       : (__m512i)_mm512_dpbf16_ps((__m512)sums[i][j],
-                                                                   (__m512bh)part,
-                                                                   (__m512bh)weights[j]);
+                __m512i part = _mm512_loadu_si512(x->values[top + i] + at);
+                UNROLL
+                for (int j = begin; j < begin + together; j++)
+                    if (eight)
+                        /* As the intrinsic does it, which has gcc keep half of them in memory. */
+                        __asm__("vpdpbusd %2, %1, %0"
+                                : "+v"(whole[i][j])
+                                : "v"(part), "v"(weights[j]));
+                    else
+                        sums[i][j] = _mm512_dpbf16_ps(sums[i][j], (__m512bh)part,
+                                                      (__m512bh)weights[j]);
             }
         }
-    for (int i = 0; i < rows; i += 2) { /* two rows of x with two of the matrix */
-        __m128i four = folded(eight, sums[i][0], sums[i][1], sums[i + 1][0], sums[i + 1][1]);
-        __m128 found = (__m128)four;
+    UNROLL
+    for (int i = 0; i < rows; i += QUAD / wide) { /* four sums: a row of x, or two */
+        const int next = wide == QUAD ? i : i + 1, j = wide == QUAD ? 2 : 0;
+        __m128 found = folded(sums[i][0], sums[i][1], sums[next][j], sums[next][j + 1]);
         if (eight) {
-            __m128i shift = _mm_loadl_epi64((const __m128i *)(w.sums + n));
-            __m128i scale = _mm_loadl_epi64((const __m128i *)(w.scales + n));
-            float even = x->scales[i], odd = i + 1 < rows ? x->scales[i + 1] : 0;
-            shift = _mm_slli_epi32(_mm_unpacklo_epi64(shift, shift), 7); /* 128: zero of x */
-            four = _mm_sub_epi32(four, shift);
+            __m128i four = folded_whole(whole[i][0], whole[i][1], whole[next][j], whole[next][j + 1]);
+            float even = x->scales[top + i], odd = wide == QUAD ? even : 0;
+            const __m128i *sums_at = (const __m128i *)(w.sums + n);
+            const __m128i *scales_at = (const __m128i *)(w.scales + n);
+            __m128i shift, scale;
+            if (wide == QUAD) {
+                shift = _mm_loadu_si128(sums_at);
+                scale = _mm_loadu_si128(scales_at);
+            } else {
+                shift = _mm_loadl_epi64(sums_at);
+                scale = _mm_loadl_epi64(scales_at);
+                shift = _mm_unpacklo_epi64(shift, shift);
+                scale = _mm_unpacklo_epi64(scale, scale);
+                odd = i + 1 < rows ? x->scales[top + i + 1] : 0;
+            }
+            four = _mm_sub_epi32(four, _mm_slli_epi32(shift, 7)); /* 128: zero of x */
             found = _mm_mul_ps(_mm_cvtepi32_ps(four), _mm_setr_ps(even, even, odd, odd));
-            found = _mm_mul_ps(found, (__m128)_mm_unpacklo_epi64(scale, scale));
+            found = _mm_mul_ps(found, (__m128)scale);
         }
-        _mm_storel_pi((__m64 *)(out + i * ldo), found);
-        if (i + 1 < rows) _mm_storeh_pi((__m64 *)(out + (i + 1) * ldo), found);
+        if (wide == QUAD) {
+            _mm_storeu_ps(out + i * ldo, found);
+        } else {
+            _mm_storel_pi((__m64 *)(out + i * ldo), found);
+            if (i + 1 < rows) _mm_storeh_pi((__m64 *)(out + (i + 1) * ldo), found);
+        }
     }
 }
 
-/* The same for any number of rows up to ROWS, each compiled for itself. */
-INLINE void tiles(int eight, int rows, Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
+#define TILE(rows, wide) \
+    case rows: return tile(eight, rows, wide, x, top, w, n, K, out, ldo)
+
+INLINE void pair(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i64 K, float *out,
+                 i64 ldo) {
     switch (rows) {
-        case 1: return tile(eight, 1, x, w, n, K, out, ldo);
-        case 2: return tile(eight, 2, x, w, n, K, out, ldo);
-        case 3: return tile(eight, 3, x, w, n, K, out, ldo);
-        case 4: return tile(eight, 4, x, w, n, K, out, ldo);
-        case 5: return tile(eight, 5, x, w, n, K, out, ldo);
-        case 6: return tile(eight, 6, x, w, n, K, out, ldo);
-        case 7: return tile(eight, 7, x, w, n, K, out, ldo);
-        default: return tile(eight, 8, x, w, n, K, out, ldo);
+        TILE(1, PAIR);
+        TILE(2, PAIR);
+        TILE(3, PAIR);
+        TILE(4, PAIR);
+        TILE(5, PAIR);
+        TILE(6, PAIR);
+        TILE(7, PAIR);
+        TILE(8, PAIR);
     }
+}
+
+INLINE void quad(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i64 K, float *out,
+                 i64 ldo) {
+    switch (rows) {
+        TILE(1, QUAD);
+        TILE(2, QUAD);
+        TILE(3, QUAD);
+        TILE(4, QUAD);
+        TILE(5, QUAD);
+        TILE(6, QUAD);
+    }
+}
+
+INLINE void four_of(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
+    if (rows <= FEW) {
+        pair(eight, rows, x, 0, w, n, K, out, ldo);
+        pair(eight, rows, x, 0, w, n + PAIR, K, out + PAIR, ldo);
+        return;
+    }
+    for (int top = 0; top < rows; top += SIX)
+        quad(eight, rows - top < SIX ? rows - top : SIX, x, top, w, n, K, out + top * ldo, ldo);
+}
+
+static void four_bf16(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
+    four_of(0, rows, x, w, n, K, out, ldo);
+}
+
+static void four_int8(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
+    four_of(1, rows, x, w, n, K, out, ldo);
+}
+
+/* out[i * ldo + j] = x_i w_(n+j), for up to BLOCK rows of x and four of the matrix. */
+INLINE void four(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
+    (eight ? four_int8 : four_bf16)(rows, x, w, n, K, out, ldo);
 }
 
 /* This thread's part [begin, end) of `count`, a multiple of `step`. */
@@ -145,7 +225,7 @@ INLINE Rows some_rows(const bf16 *x, const uint8_t *eighth, const float *scales,
     return rows;
 }
 
-INLINE int fewer(i64 left) { return left < ROWS ? (int)left : ROWS; }
+INLINE int fewer(i64 left) { return left < BLOCK ? (int)left : BLOCK; }
 
 /* A block of memory for each call, in pieces. */
 INLINE void *take(char **free_at, i64 bytes) {
@@ -155,34 +235,37 @@ INLINE void *take(char **free_at, i64 bytes) {
 }
 
 INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i64 K) {
-    char *memory = eight ? aligned_alloc(LINE, R * (K + LINE) + 2 * LINE) : NULL;
+    char *memory = eight ? aligned_alloc(LINE, (R * (K + 4) / LINE + 3) * LINE) : NULL;
     if (eight && !memory) return 0;
     char *at = memory;
     uint8_t *small = eight ? take(&at, R * K) : NULL;
     float *scales = eight ? take(&at, R * sizeof(float)) : NULL;
-    for (i64 row = 0; eight && row < R; row++) scales[row] = quantize(x + row * K, K, small + row * K);
 #pragma omp parallel
     {
+        if (eight) {
+#pragma omp for
+            for (i64 row = 0; row < R; row++) scales[row] = quantize(x + row * K, K, small + row * K);
+        }
         i64 begin, end;
-        part_of(N, PAIR, &begin, &end);
-        for (i64 n = begin; n < end; n += PAIR)
-            for (i64 row = 0; row < R; row += ROWS) {
+        part_of(N, QUAD, &begin, &end);
+        for (i64 n = begin; n < end; n += QUAD)
+            for (i64 row = 0; row < R; row += BLOCK) {
                 int count = fewer(R - row);
-                i64 which[ROWS];
-                float sums[ROWS * PAIR];
+                i64 which[BLOCK];
+                float sums[BLOCK * QUAD];
                 for (int i = 0; i < count; i++) which[i] = row + i;
                 Rows rows = some_rows(x, small, scales, K, which, count);
-                tiles(eight, count, &rows, w, n, K, sums, PAIR);
+                four(eight, count, &rows, w, n, K, sums, QUAD);
                 for (int i = 0; i < count; i++)
-                    for (int j = 0; j < PAIR; j++)
-                        out[(row + i) * N + n + j] = narrow(sums[i * PAIR + j]);
+                    for (int j = 0; j < QUAD; j++)
+                        out[(row + i) * N + n + j] = narrow(sums[i * QUAD + j]);
             }
     }
     free(memory);
     return 1;
 }
 
-/* out [R,N] = x [R,K] w [N,K]^T. N is even, K a multiple of 32. 0: no memory. */
+/* out [R,N] = x [R,K] w [N,K]^T. N is a multiple of 4, K of 32. 0: no memory. */
 int docr_linear_bf16(const bf16 *x, const bf16 *w, bf16 *out, i64 R, i64 N, i64 K) {
     return linear(0, x, (Matrix){w, NULL, NULL}, out, R, N, K);
 }
@@ -238,11 +321,11 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
         for (i64 e = 0; e < E; e++) {
             Matrix w = of_expert(eight, gate_up, e, 2 * F, D);
             for (i64 half = 0; half < 2; half++)
-                for (i64 n = half * F + begin; n < half * F + end; n += PAIR)
-                    for (i64 s = starts[e]; s < starts[e + 1]; s += ROWS) {
+                for (i64 n = half * F + begin; n < half * F + end; n += QUAD)
+                    for (i64 s = starts[e]; s < starts[e + 1]; s += BLOCK) {
                         int count = fewer(starts[e + 1] - s);
                         Rows rows = some_rows(x, small_x, x_scales, D, row_of + s, count);
-                        tiles(eight, count, &rows, w, n, D, both + s * 2 * F + n, 2 * F);
+                        four(eight, count, &rows, w, n, D, both + s * 2 * F + n, 2 * F);
                     }
         }
         for (i64 s = 0; s < choices; s++)
@@ -259,23 +342,23 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
             for (i64 s = 0; s < choices; s++)
                 hidden_scales[s] = quantize(hidden + s * F, F, small_hidden + s * F);
         }
-        part_of(D, PAIR, &begin, &end);
+        part_of(D, QUAD, &begin, &end);
         for (i64 row = 0; row < R; row++)
             memset(mixed + row * D + begin, 0, (end - begin) * sizeof(float));
         for (i64 e = 0; e < E; e++) {
             Matrix w = of_expert(eight, down, e, D, F);
-            for (i64 n = begin; n < end; n += PAIR)
-                for (i64 s = starts[e]; s < starts[e + 1]; s += ROWS) {
+            for (i64 n = begin; n < end; n += QUAD)
+                for (i64 s = starts[e]; s < starts[e + 1]; s += BLOCK) {
                     int count = fewer(starts[e + 1] - s);
-                    i64 which[ROWS];
-                    float sums[ROWS * PAIR];
+                    i64 which[BLOCK];
+                    float sums[BLOCK * QUAD];
                     for (int i = 0; i < count; i++) which[i] = s + i;
                     Rows rows = some_rows(hidden, small_hidden, hidden_scales, F, which, count);
-                    tiles(eight, count, &rows, w, n, F, sums, PAIR);
+                    four(eight, count, &rows, w, n, F, sums, QUAD);
                     for (int i = 0; i < count; i++)
-                        for (int j = 0; j < PAIR; j++)
+                        for (int j = 0; j < QUAD; j++)
                             mixed[row_of[s + i] * D + n + j] +=
-                                shares[order[s + i]] * number(narrow(sums[i * PAIR + j]));
+                                shares[order[s + i]] * number(narrow(sums[i * QUAD + j]));
                 }
         }
         for (i64 row = 0; row < R; row++)
@@ -349,8 +432,7 @@ static void attend_head(const bf16 *q, i64 q_step, const bf16 *k, const bf16 *v,
                         sums[i], (__m512bh)_mm512_loadu_si512(q + t * q_step + 32 * c),
                         (__m512bh)_mm512_loadu_si512(key + 32 * c));
             }
-            __m128 four = (__m128)folded(0, (__m512i)sums[0], (__m512i)sums[1], (__m512i)sums[2],
-                                         (__m512i)sums[3]);
+            __m128 four = folded(sums[0], sums[1], sums[2], sums[3]);
             _mm_storeu_ps(weights + t * room + j, _mm_mul_ps(four, _mm_set1_ps(scale)));
         }
     }

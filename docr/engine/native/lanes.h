@@ -11,6 +11,7 @@ typedef int64_t i64;
 
 enum { LINE = 64 }; /* bytes of a register, and of a line of the cache */
 
+#define UNROLL _Pragma("GCC unroll 16") /* arrays of registers must not become memory */
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE float number(bf16 value) {

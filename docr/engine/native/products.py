@@ -72,7 +72,7 @@ def fits(*weights: Tensor) -> bool:
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
         and weight.shape[-1] % STEP == 0
-        and weight.shape[-2] % 2 == 0
+        and weight.shape[-2] % 4 == 0
         for weight in weights
     ) and (library() is not None)
 
