@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from docr.bench.spec import BenchSpec
@@ -22,6 +23,9 @@ from docr.engine.sequence import Sequence
 from docr.errors import DocrError
 from docr.modes.prompt import Prompter
 from docr.types import Completion, PageFailure, PageInputs
+
+PARTS = 256
+"""Of the vocabulary, when a token is drawn."""
 
 PART_WORDS = 12
 HEADING_EVERY, TABLE_EVERY = 9, 13
@@ -137,18 +141,28 @@ class BenchRunner(Runner):
         return Picks(ids, found.logprobs)
 
 
+def _drawn(shares: Tensor) -> Tensor:
+    """An index i64 [rows] for each row of shares [rows,n], as likely as its share."""
+    sums = shares.cumsum(-1)
+    drawn = torch.rand(len(shares), 1, device=shares.device) * sums[:, -1:]
+    return torch.searchsorted(sums, drawn)[:, 0].clamp_(max=shares.shape[-1] - 1)
+
+
 def _sampling(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Makes a sample at temperature 1 the likeliest.
 
-    By one random number a row: noise on every logit would take a tenth of a step on a CPU.
+    By two random numbers a row, one for a part of the vocabulary and one for a token of it: noise
+    on every logit would take a tenth of a step on a CPU, one sum over all of it a twentieth.
     """
 
     def sampled(hidden: Tensor) -> Tensor:
         logits = scores(hidden)
-        cumulative = logits.softmax(-1).cumsum_(-1)
-        drawn = torch.rand(len(logits), 1, device=logits.device) * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, drawn).clamp_(max=logits.shape[-1] - 1)
-        return logits.scatter_(-1, token, logits.amax(-1, keepdim=True) + 1.0)
+        rows, size = logits.shape
+        shares = F.pad(logits.softmax(-1), (0, -size % PARTS)).view(rows, PARTS, -1)
+        part = _drawn(shares.sum(-1))
+        token = part * shares.shape[-1] + _drawn(shares[torch.arange(rows), part])
+        token.clamp_(max=size - 1)
+        return logits.scatter_(-1, token[:, None], logits.amax(-1, keepdim=True) + 1.0)
 
     return sampled
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from docr.engine.native import products
+from docr.engine.native.library import library
+
 
 @dataclass(frozen=True, slots=True)
 class NgramRule:
@@ -91,6 +94,8 @@ def pick(logits: Tensor, *, undecodable: Tensor, banned: Iterable[Collection[int
         undecodable: bool [vocabulary]; True for rows without a token.
         banned: ids that must not be chosen, for each of the B rows.
     """
+    if logits.is_cpu and library() is not None:
+        return Picks(*products.pick(logits, undecodable, list(banned)))
     logits.masked_fill_(undecodable, -torch.inf)
     total = logits.logsumexp(-1)
     pairs = [(row, token) for row, tokens in enumerate(banned) for token in tokens]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from docr.engine import sampling
 from docr.engine.grid_attention import grid_attention_torch
 from docr.engine.model import decoder
 from docr.engine.model.decoder import Experts, RMSNorm
@@ -25,6 +26,7 @@ from docr.engine.model.native import (
 )
 from docr.engine.native import library, products
 from docr.engine.native.products import Int8Matrices
+from docr.engine.sampling import pick
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
 
 
@@ -164,6 +166,29 @@ def test_norms_and_rotations_are_those_of_pytorch() -> None:
     products.rotate(qkv.flatten(0, 1), rotary)
     assert torch.equal(qkv.permute(2, 0, 3, 1, 4)[:2], wanted)
     assert torch.equal(qkv[:, :, 2], values)
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("vocabulary", [5, 16, 320, 1001])
+def test_tokens_are_picked_as_in_pytorch(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(vocabulary)
+    logits = torch.randn(7, vocabulary) * 5
+    logits[1] = 2.0  # all alike: the first
+    logits[2, -1] = 50.0
+    undecodable = torch.rand(vocabulary) < 0.2
+    undecodable[:2], undecodable[-1] = torch.tensor([True, False]), True
+    banned: list[set[int]] = [set() for _ in range(7)]
+    for _ in range(3):  # each time the likeliest is banned, too
+        both = logits.clone(), logits.clone()
+        got = pick(both[0], undecodable=undecodable, banned=banned)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "library", lambda: None)
+            wanted = pick(both[1], undecodable=undecodable, banned=banned)
+        assert got.token_ids == wanted.token_ids
+        assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-5)
+        for tokens, token in zip(banned, got.token_ids, strict=True):
+            tokens.add(token)
 
 
 @needs_library

@@ -387,11 +387,6 @@ int docr_experts_int8(const bf16 *x, const i64 *chosen, const float *shares, con
 
 enum { QUERIES = 2, WIDEST = 8 }; /* queries at a time, and registers of a head of 128 */
 
-/* The lanes below a number. */
-INLINE __mmask16 below(i64 count) {
-    return count >= 16 ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
-}
-
 /* Adds up `count` queries' values: out[t][hd] = sum_j weights[t * room + j] v_j. */
 INLINE void mix_values(int count, int registers, const float *weights, i64 room, i64 keys,
                        const bf16 *v, float *out) {
@@ -576,5 +571,57 @@ int docr_route_bf16(const bf16 *x, const float *gate, float *shares, i64 *chosen
         }
     }
     free(scores);
+    return 1;
+}
+
+/* The largest of a row [V], and where: the first of equals. Those left out do not count. */
+static float largest(const float *row, const uint8_t *left_out, i64 V, i64 *where) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    __m512i place = _mm512_setzero_si512(), here = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+                                                                     11, 12, 13, 14, 15);
+    for (i64 i = 0; i < V; i += 16) {
+        __mmask16 there = below(V - i);
+        __m128i out = _mm_maskz_loadu_epi8(there, left_out + i);
+        there = _mm_mask_testn_epi8_mask(there, out, out);
+        __m512 part = _mm512_mask_loadu_ps(most, there, row + i);
+        __mmask16 more = _mm512_cmp_ps_mask(part, most, _CMP_GT_OQ);
+        most = _mm512_mask_mov_ps(most, more, part);
+        place = _mm512_mask_mov_epi32(place, more, here);
+        here = _mm512_add_epi32(here, _mm512_set1_epi32(16));
+    }
+    float found = _mm512_reduce_max_ps(most);
+    __mmask16 best = _mm512_cmp_ps_mask(most, _mm512_set1_ps(found), _CMP_EQ_OQ);
+    *where = _mm512_mask_reduce_min_epu32(best, place);
+    return found;
+}
+
+/* The likeliest token of each row of logits [R,V] and its log-probability. Tokens left out [V] have
+   none; those that are banned, of row r from ends[r - 1] to ends[r], have one but are not taken, and
+   their logits become -inf. */
+int docr_pick(float *logits, const uint8_t *left_out, const i64 *banned, const i64 *ends, i64 *tokens,
+              float *logprobs, i64 R, i64 V) {
+#pragma omp parallel for schedule(dynamic)
+    for (i64 row = 0; row < R; row++) {
+        float *here = logits + row * V;
+        i64 where;
+        __m512 most = _mm512_set1_ps(largest(here, left_out, V, &where));
+        __m512 total = _mm512_setzero_ps();
+        __mmask16 no_number = 0;
+        for (i64 i = 0; i < V; i += 16) {
+            __mmask16 there = below(V - i);
+            __m128i out = _mm_maskz_loadu_epi8(there, left_out + i);
+            there = _mm_mask_testn_epi8_mask(there, out, out);
+            __m512 part = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, here + i), most);
+            no_number |= _mm512_mask_cmp_ps_mask(there, part, part, _CMP_UNORD_Q);
+            total = _mm512_mask_add_ps(total, there, total, exponential(part));
+        }
+        i64 first = row ? ends[row - 1] : 0;
+        for (i64 i = first; i < ends[row]; i++) here[banned[i]] = -INFINITY;
+        float chosen = _mm512_cvtss_f32(most);
+        if (ends[row] > first) chosen = largest(here, left_out, V, &where);
+        tokens[row] = where;
+        chosen -= _mm512_cvtss_f32(most) + logf(_mm512_reduce_add_ps(total));
+        logprobs[row] = no_number ? NAN : chosen;
+    }
     return 1;
 }

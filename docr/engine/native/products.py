@@ -4,6 +4,7 @@ Call these only where `fits`, `attends` and `takes_grid` allow it.
 """
 
 import ctypes
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -205,6 +206,18 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
     biases = rows.contiguous(), columns.contiguous()
     _call("docr_grid_bf16", q, k, v, strides, *biases, out, B, H, g)
     return out.transpose(1, 2)
+
+
+def pick(
+    logits: Tensor, undecodable: Tensor, banned: list[Collection[int]]
+) -> tuple[list[int], list[float]]:
+    """See sampling.pick: fp32 logits [R,V] on a CPU; banned ones become -inf."""
+    R, V = logits.shape
+    ids = torch.tensor([token for tokens in banned for token in tokens], dtype=torch.int64)
+    ends = torch.tensor([len(tokens) for tokens in banned]).cumsum(0)
+    tokens, logprobs = torch.empty(R, dtype=torch.int64), torch.empty(R)
+    _call("docr_pick", logits, undecodable, ids, ends, tokens, logprobs, R, V)
+    return tokens.tolist(), logprobs.tolist()
 
 
 def _call(name: str, *arguments: Argument) -> None:
