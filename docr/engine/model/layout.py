@@ -6,7 +6,7 @@ from docr.engine.model.decoder import Experts
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.native import make_native
 from docr.engine.model.packed import PackedExperts, packing
-from docr.engine.native.products import fits
+from docr.engine.native.products import HEADS, fits
 from docr.errors import DeviceError
 from docr.settings import Quantize
 
@@ -19,7 +19,8 @@ def lay_out(model: DeepseekOCR, quantize: Quantize) -> None:
     """
     head = model.lm_head.weight
     pack = packing(head, quantize)
-    if fits(head, *(weight for weight in model.decoder.parameters() if weight.dim() > 1)):
+    weights = [weight for weight in model.decoder.parameters() if weight.dim() > 1]
+    if model.config.head_dim in HEADS and fits(head, *weights):
         make_native(model, eight=quantize == "int8")
     elif pack is not None:
         for module in [model, *model.decoder.modules()]:
