@@ -19,8 +19,9 @@ def lay_out(model: DeepseekOCR, quantize: Quantize) -> None:
     """
     head = model.lm_head.weight
     pack = packing(head, quantize)
-    weights = [weight for weight in model.decoder.parameters() if weight.dim() > 1]
-    if model.config.head_dim in HEADS and fits(head, *weights):
+    # Named nowhere: what is replaced must be free to go.
+    fitting = fits(head, *(weight for weight in model.decoder.parameters() if weight.dim() > 1))
+    if fitting and model.config.head_dim in HEADS:
         make_native(model, eight=quantize == "int8")
     elif pack is not None:
         for module in [model, *model.decoder.modules()]:
