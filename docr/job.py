@@ -29,7 +29,7 @@ from docr.events import (
 from docr.output import build
 from docr.output.record import PageEntry, RunInfo
 from docr.output.store import Store
-from docr.pipeline import CHUNK_PAGES, Workforce
+from docr.pipeline import CHUNK_PAGES, Message, Workforce
 from docr.settings import Settings
 from docr.survey import Document, Survey
 from docr.writer import Chunk, PageOutcome
@@ -91,6 +91,7 @@ class Job:
         self._stop = stop
         self._open: dict[str, _OpenDocument] = {}  # by folder
         self._chunks: deque[Chunk] = deque()
+        self._heard: deque[Message] = deque()  # of the workforce, and not yet accounted for
         # The device has this thread: while a document is put on the disk, it would stand still.
         self._hands = ThreadPoolExecutor(_WRITERS, thread_name_prefix="documents")
         self._writing: deque[tuple[Event, Future[str]]] = deque()
@@ -112,8 +113,10 @@ class Job:
                     yield DocumentsCounted(total)
                 yield from self._hand_out()
                 if self._workforce.pending:
-                    for message in self._workforce.poll(_POLL_SECONDS):
-                        yield from self._account(message)
+                    self._heard.extend(self._workforce.poll(_POLL_SECONDS))
+                    # Who listens may leave at any event; what is left is then accounted for below.
+                    while self._heard:
+                        yield from self._account(self._heard.popleft())
                 elif not self._chunks and self._survey.exhausted:
                     break
                 yield from self._written(_MOST_WRITING)
@@ -263,8 +266,10 @@ class Job:
                 next run needs, and a second error would hide the first.
         """
         try:
-            for message in self._workforce.settle() if sum_up else ():
-                for _ in self._account(message):
+            if sum_up:
+                self._heard.extend(self._workforce.settle())
+            while self._heard:
+                for _ in self._account(self._heard.popleft()):
                     pass  # nobody listens any more
         finally:
             self._workforce.close()

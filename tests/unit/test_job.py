@@ -12,6 +12,7 @@ from docr.errors import OutputError
 from docr.events import DocumentFailed, DocumentFinished, Event, PageFinished
 from docr.job import Stop
 from docr.output.store import Store
+from docr.pipeline import Message, Pipeline
 from tests import pdfs
 
 PATIENCE = 30.0
@@ -124,3 +125,30 @@ def test_a_stopped_run_sums_up_what_was_being_written(
         "c.pdf",
         "d.pdf",
     }
+
+
+def test_who_stops_listening_costs_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several pages are done at once, and whoever listens leaves at the first of them."""
+    documents = tmp_path / "in"
+    documents.mkdir()
+    pdfs.saved(documents, "a.pdf", pdfs.text_pages(count=5))
+    poll = Pipeline.poll
+
+    def all_at_once(pipeline: Pipeline, timeout: float) -> list[Message]:
+        messages: list[Message] = []
+        while pipeline.pending:
+            messages += poll(pipeline, timeout)
+        return messages
+
+    class Leaving(list[Event]):
+        def append(self, event: Event) -> None:
+            if isinstance(event, PageFinished):
+                raise BrokenPipeError
+
+    monkeypatch.setattr(Pipeline, "poll", all_at_once)
+    out = tmp_path / "out"
+    with pytest.raises(BrokenPipeError):
+        convert(documents, out, Leaving())
+    lines = map(json.loads, (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
+    counted = sum(line["page"] is not None for line in lines)
+    assert counted == len(list(out.glob("*/page-*.json"))) > 1
