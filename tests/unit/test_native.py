@@ -325,9 +325,12 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path: Path) -> Non
 
 
 @needs_library
-def test_no_home_is_no_obstacle(tmp_path: Path) -> None:
+def test_no_home_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     assert library.load(tmp_path / "file" / "cache").docr_linear_bf16
+    monkeypatch.chdir(tmp_path)
+    assert library.load(Path("~/.cache")).docr_linear_bf16
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @needs_library

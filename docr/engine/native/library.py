@@ -76,13 +76,13 @@ def load(folder: Path) -> ctypes.CDLL:
             return ctypes.CDLL(str(kept))
         except OSError as error:  # a disk that is full, or from which nothing may be run
             log.debug("%s: %s", kept, error)
-    with tempfile.TemporaryDirectory(prefix="docr-native-") as scratch:
-        made = Path(scratch) / name
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="docr-native-") as scratch:
+            made = Path(scratch) / name
             _compile(made)
             return ctypes.CDLL(str(made))
-        except OSError as error:
-            raise Unavailable(f"what was compiled cannot be used: {error}") from error
+    except OSError as error:
+        raise Unavailable(f"what was compiled cannot be used: {error}") from error
 
 
 def _is_whole(path: Path) -> bool:
@@ -106,6 +106,8 @@ def _check_processor() -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Make the cache's folder; whether nobody else can have put code into it."""
+    if not folder.is_absolute():  # who runs this has no home
+        return False
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -130,7 +132,12 @@ def _compile(target: Path) -> None:
         code = [str(source) for source in SOURCES if source.suffix == ".c"]
         command = [compiler, *FLAGS, *code, "-o", made, "-lm"]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,  # a rank's is not for others
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_SECONDS,
+            check=False,
         )
         if done.returncode:
             line = next(iter(done.stderr.splitlines()), f"exit status {done.returncode}")
