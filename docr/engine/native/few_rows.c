@@ -8,9 +8,9 @@ only, and one prefetched into its second-level cache; so
 - a few rows are taken together, for a few rows of x, but prefetched as one stream.
 
 A row's result does not depend on the rows beside it. The twins, in PyTorch, are in
-model/decoder.py and model/packed.py; but in attention bf16 is rounded where they round it.
-Steps that read little are here as well: for a few rows each of PyTorch's operators takes longer to
-call than to run.
+../model/decoder.py, ../model/packed.py and ../sampling.py. bf16 is rounded where they round it, except
+within attention, where it is not. Steps that read little are here as well: for a few rows each of
+PyTorch's operators takes longer to call than to run.
 
 Shapes: R rows, N x K a matrix, E experts, k choices a row, D hidden size, F an expert's width,
 B pages, H heads, T queries, hd head dim.
@@ -213,7 +213,7 @@ static float quantize(const bf16 *x, i64 K, uint8_t *out) {
     return scale;
 }
 
-/* Rows `first` to `first + count` of x [.,K], or of its 8-bit form if there is one. */
+/* Rows which[0] to which[count - 1] of x [.,K], or of its 8-bit form if there is one. */
 INLINE Rows some_rows(const bf16 *x, const uint8_t *eighth, const float *scales, i64 K,
                       const i64 *which, int count) {
     Rows rows;
