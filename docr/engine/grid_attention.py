@@ -45,7 +45,8 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
         return grid_attention_triton(q, k, v, rows, columns)
     if products.takes_grid(q, rows.shape[-1]):
         return products.grid_attention(q, k, v, rows, columns)
-    if q.is_cpu and rows.shape[-1] >= LEAST_SIDE:
+    # Where nothing but FLOP is counted, too: it has those of the definition.
+    if (q.is_cpu or q.is_meta) and rows.shape[-1] >= LEAST_SIDE:
         return grid_attention_masked(q, k, v, rows, columns)
     return grid_attention_torch(q, k, v, rows, columns)
 
