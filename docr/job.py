@@ -268,9 +268,9 @@ class Job:
         try:
             if sum_up:
                 self._heard.extend(self._workforce.settle())
-            while self._heard:
-                for _ in self._account(self._heard.popleft()):
-                    pass  # nobody listens any more
+                while self._heard:
+                    for _ in self._account(self._heard.popleft()):
+                        pass  # nobody listens any more
         finally:
             self._workforce.close()
             self._survey.close()

@@ -156,13 +156,15 @@ def _sampling(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """
 
     def sampled(hidden: Tensor) -> Tensor:
-        logits = scores(hidden)
-        rows, size = logits.shape
-        shares = F.pad(logits.softmax(-1), (0, -size % PARTS)).view(rows, PARTS, -1)
+        logits = scores(hidden)  # [...,V]
+        size = logits.shape[-1]
+        shares = F.pad(logits.softmax(-1), (0, -size % PARTS)).view(-1, PARTS, -(-size // PARTS))
         part = _drawn(shares.sum(-1))
-        token = part * shares.shape[-1] + _drawn(shares[torch.arange(rows), part])
-        token.clamp_(max=size - 1)
-        return logits.scatter_(-1, token[:, None], logits.amax(-1, keepdim=True) + 1.0)
+        # All on the device: in a captured graph nothing may come from the host.
+        rest = shares.gather(1, part[:, None, None].expand(-1, 1, shares.shape[-1]))[:, 0]
+        token = (part * shares.shape[-1] + _drawn(rest)).clamp_(max=size - 1)
+        token = token.view(*logits.shape[:-1], 1)
+        return logits.scatter_(-1, token, logits.amax(-1, keepdim=True) + 1.0)
 
     return sampled
 

@@ -188,7 +188,7 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def route(x: Tensor, gate: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """See decoder.Gate: bf16 x [R,D], gate fp32 [E,D]."""
+    """See decoder.MoE.route: bf16 x [R,D], gate fp32 [E,D]."""
     x = x.contiguous()
     shares = torch.empty(len(x), count)
     chosen = torch.empty(len(x), count, dtype=torch.int64)
