@@ -158,7 +158,8 @@ def _devices() -> Iterator[Check]:
 
 def _kernels() -> Check:
     """Whether docr's own kernels for CPUs can be compiled and loaded."""
-    from docr.engine.native.library import Unavailable, cache_folder, load
+    from docr.compiled import Unavailable, cache_folder
+    from docr.engine.native.library import load
 
     try:
         load(cache_folder())

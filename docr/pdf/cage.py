@@ -45,7 +45,8 @@ class Cage:
     Args:
         settings: resolution and limits.
         transform: "module:function", called in the child as function(pixels, transform_arg) and
-            returning PageViews. Importing the module must not load torch.
+            returning PageViews. Importing the module must not load torch; its `set_up`, where it
+            has one, is called before children are locked up.
         transform_arg: anything that pickles.
         workers: documents rendered at the same time.
         slots: pages that a child may have in work, or finished and not polled.

@@ -82,11 +82,17 @@ class Document(Protocol):
 def load_transform(setup: Message) -> Transform:
     """Import the function that is run on every page, and bind its argument.
 
+    What it needs is loaded now, by its module's `set_up` where there is one: once, and before this
+    process is locked up.
+
     Args:
         setup: "transform": "module:function"; "argument": a pickle in base64, from the parent.
     """
     module, _, name = wire.line(setup["transform"]).partition(":")
-    function = getattr(importlib.import_module(module), name)
+    home = importlib.import_module(module)
+    if hasattr(home, "set_up"):
+        home.set_up()
+    function = getattr(home, name)
     argument = pickle.loads(base64.b64decode(str(setup["argument"])))
     return lambda pixels: function(pixels, argument)
 

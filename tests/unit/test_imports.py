@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "docr"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "errors", "settings", "events", "escape"}),
+    frozenset({"types", "errors", "settings", "events", "escape", "compiled"}),
     frozenset({"pdf", "modes", "engine", "output", "models"}),
     frozenset({"writer", "reader", "rendering"}),
     frozenset({"survey", "pipeline"}),  # the flow's two halves: what to do, and doing it

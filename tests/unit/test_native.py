@@ -1,4 +1,4 @@
-"""The kernels in C against their twins in PyTorch, and how they are compiled."""
+"""The kernels in C against their twins in PyTorch."""
 
 import logging
 import shutil
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from docr.compiled import Unavailable
 from docr.engine import sampling
 from docr.engine.grid_attention import grid_attention_torch
 from docr.engine.model import decoder
@@ -28,15 +29,16 @@ from docr.engine.native import library, products
 from docr.engine.native.products import Int8Matrices
 from docr.engine.sampling import pick
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
+from tests.unit.test_compiled import has_compiler
 
 
 def can_have_them() -> bool:
     """Whether they must work here; that they fail to compile is no reason to skip."""
     try:
-        library._check_processor()
-    except library.Unavailable:
+        library.CODE.check_processor()
+    except Unavailable:
         return False
-    return any(map(shutil.which, library.COMPILERS))
+    return has_compiler()
 
 
 needs_library = pytest.mark.skipif(
@@ -294,67 +296,11 @@ def test_no_memory_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @needs_library
-def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library.load(tmp_path / "cache")
-    (kept,) = (tmp_path / "cache").iterdir()
-    assert kept.suffix == ".so" and (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert library.load(tmp_path / "cache").docr_linear_bf16
-
-
-@needs_library
-def test_what_is_cut_short_is_made_again(tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    library.load(tmp_path / "other")
-    (whole,) = (tmp_path / "other").iterdir()
-    folder.mkdir(mode=0o700)
-    kept = folder / whole.name
-    kept.write_bytes(whole.read_bytes()[:1000])
-    library.load(folder)
-    assert kept.read_bytes() == whole.read_bytes()
-    assert [path.name for path in folder.iterdir()] == [kept.name]
-
-
-@needs_library
-def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    folder.chmod(0o777)
-    assert library.load(folder).docr_linear_bf16
-    assert not list(folder.iterdir())
-
-
-@needs_library
-def test_no_home_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    assert library.load(tmp_path / "file" / "cache").docr_linear_bf16
-    monkeypatch.chdir(tmp_path)
-    assert library.load(Path("~/.cache")).docr_linear_bf16
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@needs_library
 def test_without_a_compiler_there_is_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(library.Unavailable, match="no C compiler"):
-        library.load(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level(logging.INFO):
         assert library.library.__wrapped__() is None
     assert "no C compiler" in caplog.text
-
-
-@needs_library
-def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "FLAGS", ("-fno-such-flag",))
-    with pytest.raises(library.Unavailable, match="no-such-flag"):
-        library.load(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_processor_without_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_CPU_FLAGS", {"avx1024"})
-    with pytest.raises(library.Unavailable, match=r"avx1024|Linux"):
-        library.load(tmp_path)
