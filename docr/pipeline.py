@@ -24,7 +24,7 @@ from docr.errors import DocrError
 from docr.events import ModelReady, Notice
 from docr.modes.prompt import Prompter, prompt_text
 from docr.output.record import ModelInfo
-from docr.pdf.ahead import Ahead
+from docr.pdf.ahead import READY_PAGES, Ahead
 from docr.pdf.cage import DocumentInfo, RenderedPage, RenderTask
 from docr.rendering import mode_of, open_cage
 from docr.settings import Settings
@@ -170,7 +170,8 @@ class Pipeline:
     def wants(self) -> bool:
         """Whether another chunk is needed to keep renderers and engine busy."""
         room = 0 if self._engine is None else self._engine.wants()
-        return self._cage.pending < max(room, CHUNK_PAGES * self._config.render_workers)
+        few = self._config.render_workers + READY_PAGES  # each may be of one page only
+        return self._cage.pending < room or self._cage.tasks < few
 
     def submit(self, chunk: Chunk) -> None:
         """Take a chunk; each of its pages comes back from `poll` once."""

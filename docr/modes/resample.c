@@ -1,8 +1,8 @@
 /* Pillow's bicubic resizing of 8-bit RGB, to the last bit, for x86-64 with AVX2. The twin is Pillow.
 
-Pillow weighs pixels in fixed point, first along rows, rounds to 8 bits, then along columns. So does
-this, sixteen at a time: rows are turned over in blocks of sixteen, so that the sums of sixteen rows
-go along together, and turned back. Only so many rows are kept as the columns' sums need.
+Pillow weighs pixels in fixed point, along rows or columns, rounds to 8 bits, and goes along the
+others. So does this, sixteen at a time: rows are turned over in blocks of sixteen, so that the sums
+of sixteen rows go along together, and turned back. Only so many are kept as the columns' sums need.
 */
 
 #include <immintrin.h>
@@ -140,58 +140,127 @@ static void turn_rows(const u8 *in, i64 in_step, i64 rows, i64 count, u8 *out) {
 
 static i64 round_up(i64 value) { return (value + LANES - 1) / LANES * LANES; }
 
+/* A job and its memory. */
+typedef struct {
+    const u8 *in; /* [height,width,3], rows `step` bytes apart */
+    i64 height, width, step;
+    u8 *out; /* [3,to_height,to_width], planes and rows so many bytes apart */
+    i64 to_height, to_width, out_plane, out_step;
+    Side across, down;
+    i64 stride; /* of a row of one channel of the output, in memory of ours */
+    i64 kept;   /* rows of it, going round */
+    u8 *turned; /* [width,3,16] */
+    u8 *summed; /* [to_width,16] */
+    u8 *lines;  /* [3,kept,to_width] */
+    u8 *tall;   /* [16,width,3] */
+    u8 *edge;   /* [down.taps,16] */
+} Job;
+
+/* The sums of up to sixteen rows, `step` bytes apart, along themselves: into `lines` from row `at`. */
+static void sum_rows(const Job *job, const u8 *rows, i64 step, i64 count, i64 at) {
+    turn_rows(rows, step, count, job->width * CHANNELS, job->turned);
+    for (i64 c = 0; c < CHANNELS; c++) {
+        for (i64 x = 0; x < job->to_width; x++) {
+            const u8 *from = job->turned + (job->across.starts[x] * CHANNELS + c) * LANES;
+            store(job->summed + x * LANES,
+                  add(half(), from, CHANNELS * LANES, job->across.weights + x * job->across.taps,
+                      job->across.counts[x]));
+        }
+        u8 *block = job->lines + (c * job->kept + at) * job->stride;
+        for (i64 x = 0; x < job->to_width; x += LANES)
+            turn(job->summed + x * LANES, LANES, block + x, job->stride);
+    }
+}
+
+static void rows_first(const Job *job) {
+    u8 line[LANES];
+    i64 done = 0; /* rows of the input */
+    for (i64 y = 0; y < job->to_height; y++) {
+        const i64 first = job->down.starts[y], count = job->down.counts[y];
+        for (; done < first + count; done += LANES) {
+            const i64 left = job->height - done;
+            sum_rows(job, job->in + done * job->step, job->step, left < LANES ? left : LANES,
+                     done % job->kept);
+        }
+        const i64 at = first % job->kept;
+        const i64 before = count < job->kept - at ? count : job->kept - at;
+        const int32_t *weights = job->down.weights + y * job->down.taps;
+        for (i64 c = 0; c < CHANNELS; c++) {
+            const u8 *channel = job->lines + c * job->kept * job->stride;
+            u8 *to = job->out + c * job->out_plane + y * job->out_step;
+            for (i64 x = 0; x < job->to_width; x += LANES) {
+                const i64 left = job->to_width - x;
+                Sums sums =
+                    add(half(), channel + at * job->stride + x, job->stride, weights, before);
+                sums = add(sums, channel + x, job->stride, weights + before, count - before);
+                store(line, sums);
+                memcpy(to + x, line, left < LANES ? left : LANES);
+            }
+        }
+    }
+}
+
+static void columns_first(const Job *job) {
+    const i64 wide = job->width * CHANNELS, tall_step = round_up(wide);
+    for (i64 y = 0; y < job->to_height; y += LANES) {
+        const i64 rows = job->to_height - y < LANES ? job->to_height - y : LANES;
+        for (i64 row = 0; row < rows; row++) {
+            const i64 count = job->down.counts[y + row];
+            const u8 *from = job->in + job->down.starts[y + row] * job->step;
+            const int32_t *weights = job->down.weights + (y + row) * job->down.taps;
+            u8 *to = job->tall + row * tall_step;
+            i64 x = 0;
+            for (; x + LANES <= wide; x += LANES)
+                store(to + x, add(half(), from + x, job->step, weights, count));
+            if (x < wide) { /* not to read behind the last row */
+                for (i64 j = 0; j < count; j++)
+                    memcpy(job->edge + j * LANES, from + j * job->step + x, wide - x);
+                store(to + x, add(half(), job->edge, LANES, weights, count));
+            }
+        }
+        sum_rows(job, job->tall, tall_step, rows, 0);
+        for (i64 c = 0; c < CHANNELS; c++)
+            for (i64 row = 0; row < rows; row++)
+                memcpy(job->out + c * job->out_plane + (y + row) * job->out_step,
+                       job->lines + (c * job->kept + row) * job->stride, job->to_width);
+    }
+}
+
 /* Resize u8 [height,width,3], rows `step` bytes apart, to u8 [3,to_height,to_width], planes and rows
    so many bytes apart. Returns 0, or -1 where there is no memory. */
 int docr_resample(const u8 *in, i64 height, i64 width, i64 step, u8 *out, i64 to_height, i64 to_width,
                   i64 out_plane, i64 out_step) {
-    Side across, down;
-    if (!make_side(&across, width, to_width))
-        return -1;
-    if (!make_side(&down, height, to_height)) {
-        free_side(&across);
-        return -1;
+    Job job = {.in = in, .height = height, .width = width, .step = step,
+               .out = out, .to_height = to_height, .to_width = to_width,
+               .out_plane = out_plane, .out_step = out_step};
+    int failed = -1;
+    if (!make_side(&job.across, width, to_width))
+        return failed;
+    if (!make_side(&job.down, height, to_height)) {
+        free_side(&job.across);
+        return failed;
     }
-    const i64 stride = round_up(to_width);            /* of a row of one channel */
-    const i64 kept = round_up(down.taps) + LANES;     /* rows, going round */
-    u8 *turned = malloc(round_up(width * CHANNELS) * LANES); /* [width,3,16] */
-    u8 *summed = calloc(stride, LANES);               /* [to_width,16] */
-    u8 *lines = malloc(CHANNELS * kept * stride);     /* [3,kept,to_width] */
-    u8 *line = malloc(stride);
-    const int enough = turned && summed && lines && line;
-    i64 done = 0; /* rows of the input */
-    for (i64 y = 0; enough && y < to_height; y++) {
-        const i64 first = down.starts[y], count = down.counts[y];
-        for (; done < first + count; done += LANES) {
-            const i64 rows = height - done < LANES ? height - done : LANES;
-            turn_rows(in + done * step, step, rows, width * CHANNELS, turned);
-            for (i64 c = 0; c < CHANNELS; c++) {
-                for (i64 x = 0; x < to_width; x++) {
-                    const u8 *from = turned + (across.starts[x] * CHANNELS + c) * LANES;
-                    store(summed + x * LANES, add(half(), from, CHANNELS * LANES,
-                                                  across.weights + x * across.taps, across.counts[x]));
-                }
-                u8 *block = lines + (c * kept + done % kept) * stride;
-                for (i64 x = 0; x < to_width; x += LANES)
-                    turn(summed + x * LANES, LANES, block + x, stride);
-            }
-        }
-        const i64 at = first % kept, before = count < kept - at ? count : kept - at;
-        const int32_t *weights = down.weights + y * down.taps;
-        for (i64 c = 0; c < CHANNELS; c++) {
-            const u8 *channel = lines + c * kept * stride;
-            for (i64 x = 0; x < to_width; x += LANES) {
-                Sums sums = add(half(), channel + at * stride + x, stride, weights, before);
-                sums = add(sums, channel + x, stride, weights + before, count - before);
-                store(line + x, sums);
-            }
-            memcpy(out + c * out_plane + y * out_step, line, to_width);
-        }
+    job.stride = round_up(to_width);
+    job.kept = round_up(job.down.taps) + LANES;
+    job.turned = malloc(round_up(width * CHANNELS) * LANES);
+    job.summed = calloc(job.stride, LANES);
+    job.lines = malloc(CHANNELS * job.kept * job.stride);
+    job.tall = malloc(LANES * round_up(width * CHANNELS));
+    job.edge = calloc(job.down.taps, LANES);
+    if (job.turned && job.summed && job.lines && job.tall && job.edge) {
+        failed = 0;
+        /* As Pillow since 13: where the height loses more than twice what the width does. */
+        if (height > to_height && height - to_height > 2 * (width - to_width))
+            columns_first(&job);
+        else
+            rows_first(&job);
     }
-    free(turned);
-    free(summed);
-    free(lines);
-    free(line);
-    free_side(&across);
-    free_side(&down);
-    return enough ? 0 : -1;
+    free(job.turned);
+    free(job.summed);
+    free(job.lines);
+    free(job.tall);
+    free(job.edge);
+    free_side(&job.across);
+    free_side(&job.down);
+    return failed;
 }

@@ -1,7 +1,7 @@
 """Resizing of page images: Pillow's bicubic filter, byte for byte, in an eighth of the time.
 
-The filter is part of what the model was trained on. Where resample.c cannot be had, and for the few
-shapes that it does not do, Pillow itself resizes.
+The filter is part of what the model was trained on. Where resample.c cannot be had, Pillow itself
+resizes.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ def resample(pixels: U8, out: U8) -> None:
         out: u8 [3, height, width], whose rows, but not more, must be in one piece.
     """
     _, height, width = out.shape
-    if not _columns_first(pixels, out) and (compiled := library()) is not None:
+    if (compiled := library()) is not None:
         rows = pixels if pixels.strides[1:] == (3, 1) else np.ascontiguousarray(pixels)
         plane, line, _ = out.strides
         source, target = rows.ctypes.data, out.ctypes.data
@@ -58,13 +58,3 @@ def resample(pixels: U8, out: U8) -> None:
         return
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     out[...] = np.asarray(image).transpose(2, 0, 1)
-
-
-def _columns_first(pixels: U8, out: U8) -> bool:
-    """Whether Pillow would resize columns before rows, which rounds another way.
-
-    It does where that spares work: where the height loses more than twice what the width does.
-    """
-    lost: int = pixels.shape[0] - out.shape[1]
-    lost_width: int = pixels.shape[1] - out.shape[2]
-    return lost > 0 and lost > 2 * lost_width

@@ -40,9 +40,14 @@ class Ahead:
         """Pages submitted and not yet returned by poll."""
         return self._pending
 
+    @property
+    def tasks(self) -> int:
+        """Tasks submitted and not yet finished."""
+        return len(self._tasks) + self._cage.tasks
+
     def inspect(self, source: SourceFile, *, sizes: bool = False) -> DocumentInfo:
-        """Count a document's pages; see `Cage.inspect`."""
-        return self._cage.inspect(source, sizes=sizes)
+        """Count the pages of a document of which a task will follow; see `Cage.inspect`."""
+        return self._cage.inspect(source, sizes=sizes, keep=True)
 
     def submit(self, task: RenderTask) -> None:
         """Add pages to render, after those submitted before."""

@@ -1,23 +1,26 @@
 """Rendering in processes that may hang, crash or run out of memory without harm to the run.
 
     with Cage(settings, transform="docr.modes.prepare:prepare_views", transform_arg=mode) as cage:
-        info = cage.inspect(source)                    # blocks; from any thread
+        info = cage.inspect(source, keep=True)         # blocks; from any thread
         cage.submit(RenderTask(source, (0, 1, 2)))     # submit and poll: from one thread
         while cage.pending:
             for outcome in cage.poll(1.0, limit=4): …  # RenderedPage or PageFailure, once a page
 
 A child works on one document and is asked for one page after another, never for more than its
 few slots of shared memory hold: where nobody polls, it waits. A page that outlives its time is
-killed with its child, and the next page goes on in a new one.
+killed with its child, and the next page goes on in a new one. The child that counted a document's
+pages may be kept to render them: starting another would take as long as drawing a page.
 """
 
+import itertools
 import os
 import selectors
 import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,15 +31,21 @@ from docr.pdf.launch import ForkingLauncher, Launcher, SpawningLauncher, setup_m
 from docr.pdf.limits import require_file_size
 from docr.pdf.replies import DocumentInfo, RenderedPage, RenderTask
 from docr.pdf.session import ChildLost, Session
-from docr.pdf.settings import RenderSettings
+from docr.pdf.settings import RenderSettings, by_second_engine
 from docr.pdf.sources import input_error, open_source
 from docr.pdf.wire import Message, WireError
-from docr.pdf.work import Outcome, Strikes, Work, shared_memory, unstarted
+from docr.pdf.work import Opened, Outcome, Strikes, Work, shared_memory, unstarted
 from docr.types import PageRef, SourceFile
 
 __all__ = ["Cage", "DocumentInfo", "Outcome", "RenderSettings", "RenderTask", "RenderedPage"]
 
 _MAX_START_FAILURES = 3  # in a row
+
+_MOST_KEPT = 32
+"""Children that have counted pages and wait to render them, each with a few megabytes."""
+
+_KEPT_PAGES = 16
+"""What such a child may render; it must be told before how long it may compute."""
 
 
 class Cage:
@@ -79,6 +88,10 @@ class Cage:
         self._starts = _StartCounter()
         self._strikes: dict[Path, Strikes] = {}  # of documents at work, and of bad ones
         self._sandbox: tuple[str, ...] = ()
+        self._turns = itertools.count()  # of inspections
+        self._keeping = threading.Lock()  # guards the next two
+        self._kept: list[Opened] = []
+        self._closed = False
         self._selector = selectors.DefaultSelector()
         self._waiting: deque[RenderTask] = deque()
         self._at_work: deque[Work] = deque()
@@ -102,6 +115,11 @@ class Cage:
         return self._pending
 
     @property
+    def tasks(self) -> int:
+        """Tasks submitted and not yet finished; may be asked for from any thread."""
+        return len(self._waiting) + len(self._at_work)
+
+    @property
     def sandbox(self) -> tuple[str, ...]:
         """The layers that hold the children, as the last of them said; empty before the first."""
         return self._sandbox
@@ -116,11 +134,13 @@ class Cage:
         nothing = shared_memory()
         try:
             with suppress(InputError, ChildLost):  # an empty file, and no document
-                self._inspect(SourceFile(Path(), Path(), ""), nothing, sizes=False, rescue=False)
+                self._open(SourceFile(Path(), Path(), ""), [nothing])[0].end()
         finally:
             os.close(nothing)
 
-    def inspect(self, source: SourceFile, *, sizes: bool = False) -> DocumentInfo:
+    def inspect(
+        self, source: SourceFile, *, sizes: bool = False, keep: bool = False
+    ) -> DocumentInfo:
         """Open a document in a child of its own and count its pages. Thread-safe; blocks.
 
         Where the first engine crashes or hangs over it, the second is asked in another child.
@@ -128,42 +148,75 @@ class Cage:
         Args:
             source: the file.
             sizes: ask for the size of each page as well, which loads them all.
+            keep: a task of this document will follow, in the order of inspection. Its child waits
+                for that, if not too many do, and until a later one's turn comes.
 
         Raises:
             InputError: it cannot be opened, or not within page_timeout.
             DocrError: no child can be started at all, or none in the sandbox that is required.
         """
-        descriptor = open_source(source.path)
-        try:
+        turn = next(self._turns)
+        with ExitStack() as files:
+            descriptor = open_source(source.path)
+            files.callback(os.close, descriptor)
             try:
-                return self._inspect(source, descriptor, sizes=sizes, rescue=False)
-            except ChildLost as lost:
-                refused = InputError(lost.code, lost.message)
-                if lost.code in ("page-crash", "page-timeout"):
-                    with suppress(InputError, ChildLost):
-                        return self._inspect(source, descriptor, sizes=sizes, rescue=True)
-                raise refused from lost
-        except OSError as error:
-            raise input_error(error) from error
-        finally:
-            os.close(descriptor)
+                memory = shared_memory() if keep else None
+                if memory is not None:
+                    files.callback(os.close, memory)
+                session, info = self._open_either(source, descriptor, memory, sizes=sizes)
+            except OSError as error:
+                raise input_error(error) from error
+            if memory is None or by_second_engine(info.rendered_by):
+                session.end()
+            elif self._keep(Opened(turn, source.path, descriptor, memory, session)):
+                files.pop_all()  # they are closed with the child
+            return info
 
-    def _inspect(
-        self, source: SourceFile, descriptor: int, *, sizes: bool, rescue: bool
-    ) -> DocumentInfo:
-        """Ask one child that starts. Raises InputError, ChildLost and DocrError."""
+    def _open_either(
+        self, source: SourceFile, descriptor: int, memory: int | None, *, sizes: bool
+    ) -> tuple[Session, DocumentInfo]:
+        """A child that has opened the document. Raises InputError and OSError."""
+        descriptors = [descriptor] if memory is None else [descriptor, memory]
+        try:
+            return self._open(source, descriptors, sizes=sizes)
+        except ChildLost as lost:
+            refused = InputError(lost.code, lost.message)
+            if lost.code in ("page-crash", "page-timeout"):
+                with suppress(InputError, ChildLost):
+                    return self._open(source, descriptors, sizes=sizes, rescue=True)
+            raise refused from lost
+
+    def _open(
+        self,
+        source: SourceFile,
+        descriptors: Sequence[int],
+        *,
+        sizes: bool = False,
+        rescue: bool = False,
+    ) -> tuple[Session, DocumentInfo]:
+        """Ask one child that starts. Raises InputError, ChildLost, OSError and DocrError."""
         while True:
             session = Session(
-                self._launcher, source, [descriptor], self._settings, sizes=sizes, rescue=rescue
+                self._launcher,
+                source,
+                descriptors,
+                self._settings,
+                slots=self._slots if len(descriptors) > 1 else 0,
+                pages=_KEPT_PAGES,
+                verify=True,
+                sizes=sizes,
+                rescue=rescue,
             )
             try:
-                return self._read_info(source, session)
+                return session, self._read_info(source, session)
             except ChildLost as lost:
+                session.end()
                 if lost.started:
                     raise
                 self._starts.failed(lost)
-            finally:
+            except BaseException:
                 session.end()
+                raise
 
     def _read_info(self, source: SourceFile, session: Session) -> DocumentInfo:
         """Wait for what opening the document told. Raises InputError and ChildLost."""
@@ -176,6 +229,30 @@ class Cage:
             return replies.read_info(message, max_pages=self._settings.max_pages)
         except WireError as error:
             raise session.nonsense(error) from error
+
+    def _keep(self, opened: Opened) -> bool:
+        """Have a child wait for its task; whether it does: else it is ended."""
+        with self._keeping:
+            if not self._closed and len(self._kept) < _MOST_KEPT:
+                self._kept.append(opened)
+                return True
+        opened.session.end()
+        return False
+
+    def _take(self, task: RenderTask) -> Opened | None:
+        """The child that waits for a task; those that were to come before it are given up."""
+        with self._keeping:
+            opened = next((each for each in self._kept if each.path == task.source.path), None)
+            if opened is None:
+                return None
+            passed = [each for each in self._kept if each.turn < opened.turn]
+            self._kept = [each for each in self._kept if each.turn > opened.turn]
+        for each in passed:
+            each.close()
+        if task.rescued or len(task.indexes) > _KEPT_PAGES or not opened.session.is_silent():
+            opened.close()
+            return None
+        return opened
 
     def submit(self, task: RenderTask) -> None:
         """Add pages to render; poll starts them, in order of submission."""
@@ -206,6 +283,11 @@ class Cage:
 
     def close(self) -> None:
         """Kill all children and forget what is pending."""
+        with self._keeping:
+            self._closed = True
+            kept, self._kept = self._kept, []
+        for opened in kept:
+            opened.close()
         self._selector.close()
         for work in self._at_work:
             work.close()
@@ -226,7 +308,14 @@ class Cage:
                 self._ready.extend(unstarted(task, given_up, stage="render"))
                 continue
             try:
-                work = Work(task, self._launcher, self._settings, self._slots, strikes)
+                work = Work(
+                    task,
+                    self._launcher,
+                    self._settings,
+                    self._slots,
+                    strikes,
+                    opened=self._take(task),
+                )
             except InputError as error:
                 self._ready.extend(unstarted(task, error))
             else:

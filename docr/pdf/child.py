@@ -8,7 +8,8 @@ Its life, the parent on the left:
     {"index": page, "slot": k, …}        -> {"index": page, … header or "failed"}; as often as asked
     closes the socket, or kills
 
-A job without slots is to open and count, and no page will be asked for.
+A job without slots is to open and count, and no page will be asked for; one with slots may be left
+waiting after that, and for ever.
 
 Started by the fork server; or by itself (`python -m docr.pdf.child`, with its socket as standard
 input), where the parent first says which transform to load.
@@ -127,7 +128,7 @@ def serve(connection: socket.socket, transform: Transform) -> None:
                     str(job["suffix"]),
                     settings,
                     rescue=job["rescue"] is True,
-                    verify=slots == 0,
+                    verify=job["verify"] is True,
                 )
                 info = _info(document, sizes=job["sizes"] is True)
         except Exception as error:  # the cage's one broad catch, with the one in _page

@@ -37,6 +37,7 @@ class Session:
         settings: for the child.
         slots: of shared memory; 0 where nothing will be rendered.
         pages: how many will be asked for at most.
+        verify: whether opening makes sure of the pages, as must be done once for each file.
         sizes: whether opening reports the size of each page.
         rescue: only the second engine opens the document.
 
@@ -53,6 +54,7 @@ class Session:
         *,
         slots: int = 0,
         pages: int = 0,
+        verify: bool = False,
         sizes: bool = False,
         rescue: bool = False,
     ) -> None:
@@ -67,6 +69,7 @@ class Session:
             "suffix": PurePosixPath(source.relative).suffix.lower(),
             "slots": slots,
             "pages": pages,
+            "verify": verify,
             "sizes": sizes,
             "rescue": rescue,
         }
@@ -88,6 +91,7 @@ class Session:
 
     def request(self, index: int, slot: int, *, rescue: bool) -> None:
         """Ask for a page; with `rescue`, of the second engine."""
+        self.mark = time.monotonic()
         with suppress(OSError):  # gone: receiving will tell how
             self.channel.send({"index": index, "slot": slot, "rescue": rescue})
 
@@ -112,6 +116,13 @@ class Session:
         except WireError as error:
             raise self.nonsense(error) from error
         return None
+
+    def is_silent(self) -> bool:
+        """Whether the child lives and has nothing to say that was not asked for."""
+        try:
+            return self.receive() is None
+        except ChildLost:
+            return False
 
     def overdue(self) -> ChildLost:
         """Kill the child for having had its time; raise what is returned."""

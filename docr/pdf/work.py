@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from docr.errors import FailureCode, InputError
@@ -43,11 +44,36 @@ class Strikes:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A document in a child that has opened it, and the files that both have.
+
+    Attributes:
+        turn: which document of the run it is.
+        source, memory: descriptors, of the input and of the shared memory.
+    """
+
+    turn: int
+    path: Path
+    source: int
+    memory: int
+    session: Session
+
+    def close(self) -> None:
+        """End the child and close the files."""
+        self.session.end()
+        os.close(self.source)
+        os.close(self.memory)
+
+
 class Work:
     """A task, its open files, and the child that renders it at present.
 
     Pages are settled in the task's order. At most `slots` are asked for and not settled; the page
     at position p uses slot p modulo `slots`, which is free then.
+
+    Args:
+        opened: a child that waits for this task, if there is one; taken over.
 
     Raises:
         InputError: the file cannot be opened, or no child be started.
@@ -60,6 +86,8 @@ class Work:
         settings: RenderSettings,
         slots: int,
         strikes: Strikes,
+        *,
+        opened: Opened | None = None,
     ) -> None:
         self.task = task
         self._launcher = launcher
@@ -70,6 +98,12 @@ class Work:
         self._opened = False
         self._strikes = strikes
         self._crash: ChildLost | None = None  # of the page that is being tried once more
+        if opened is not None:
+            self._source, self._memory = opened.source, opened.memory
+            self.session = opened.session
+            self._opened = True
+            self._ask()
+            return
         self._source = open_source(task.source.path)
         try:
             self._memory = shared_memory()
