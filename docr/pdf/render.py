@@ -123,9 +123,7 @@ class PdfDocument:
             alpha=False,
             annots=True,
         )
-        # A copy (samples): the memory of samples_mv ends with the pixmap.
-        rows = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.stride)
-        pixels = rows[:, : 3 * pixmap.width].reshape(pixmap.height, pixmap.width, 3)
+        pixels = np.asarray(_Samples(pixmap))
         text = _text_layer(page)
         warnings = _take_warnings()
         if any(_OUT_OF_MEMORY.search(warning) for warning in warnings):
@@ -144,6 +142,20 @@ class PdfDocument:
             rendered_by=self.rendered_by,
             warnings=warnings,
         )
+
+
+class _Samples:
+    """A pixmap's pixels as numpy sees them, u8 [H, W, 3]: not a copy, so the pixmap is kept."""
+
+    def __init__(self, pixmap: pymupdf.Pixmap) -> None:
+        self._pixmap = pixmap
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (pixmap.height, pixmap.width, 3),
+            "strides": (pixmap.stride, 3, 1),
+            "data": (pixmap.samples_ptr, False),
+        }
 
 
 def is_blank(image: PageImage) -> bool:
