@@ -235,9 +235,9 @@ def _limits() -> Iterator[Check]:
         return
     import resource
 
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)  # a run raises the lower one
     if files != resource.RLIM_INFINITY and files < _MIN_OPEN_FILES:
-        yield Check("limits", "warn", f"only {files} open files; try: ulimit -n 4096")
+        yield Check("limits", "warn", f"only {files} open files; try: ulimit -Hn 4096")
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
         yield Check(

@@ -6,8 +6,8 @@
         while cage.pending:
             for outcome in cage.poll(1.0, limit=4): …  # RenderedPage or PageFailure, once a page
 
-A child works on one document and is asked for one page after another, never for more than its
-few slots of shared memory hold: where nobody polls, it waits. A page that outlives its time is
+A child works on one document and is asked for one page after another, never for more than a few
+that nobody has polled: then it waits. A page that outlives its time is
 killed with its child, and the next page goes on in a new one. The child that counted a document's
 pages may be kept to render them: starting another would take as long as drawing a page.
 """
@@ -19,8 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,13 +27,14 @@ from typing import Self
 from docr.errors import DocrError, InputError
 from docr.pdf import replies
 from docr.pdf.launch import ForkingLauncher, Launcher, SpawningLauncher, setup_message
-from docr.pdf.limits import require_file_size
+from docr.pdf.limits import allow_open_files, require_file_size
+from docr.pdf.memory import make_memory
 from docr.pdf.replies import DocumentInfo, RenderedPage, RenderTask
 from docr.pdf.session import ChildLost, Session
 from docr.pdf.settings import RenderSettings, by_second_engine
 from docr.pdf.sources import input_error, open_source
 from docr.pdf.wire import Message, WireError
-from docr.pdf.work import Opened, Outcome, Strikes, Work, shared_memory, unstarted
+from docr.pdf.work import Opened, Outcome, Strikes, Work, unstarted
 from docr.types import PageRef, SourceFile
 
 __all__ = ["Cage", "DocumentInfo", "Outcome", "RenderSettings", "RenderTask", "RenderedPage"]
@@ -78,7 +78,8 @@ class Cage:
     ) -> None:
         if sys.platform == "win32":
             raise DocrError("rendering needs Linux or macOS; on Windows, use WSL")
-        require_file_size(slots * replies.slot_bytes(settings))
+        require_file_size(replies.page_bytes(settings))
+        allow_open_files()
         self._settings = settings
         self._workers = workers
         self._slots = slots
@@ -131,10 +132,10 @@ class Cage:
             SandboxMissing: it cannot.
             DocrError: no child can be started at all.
         """
-        nothing = shared_memory()
+        nothing = make_memory()
         try:
             with suppress(InputError, ChildLost):  # an empty file, and no document
-                self._open(SourceFile(Path(), Path(), ""), [nothing])[0].end()
+                self._open(SourceFile(Path(), Path(), ""), nothing)[0].end()
         finally:
             os.close(nothing)
 
@@ -156,40 +157,36 @@ class Cage:
             DocrError: no child can be started at all, or none in the sandbox that is required.
         """
         turn = next(self._turns)
-        with ExitStack() as files:
-            descriptor = open_source(source.path)
-            files.callback(os.close, descriptor)
-            try:
-                memory = shared_memory() if keep else None
-                if memory is not None:
-                    files.callback(os.close, memory)
-                session, info = self._open_either(source, descriptor, memory, sizes=sizes)
-            except OSError as error:
+        descriptor = open_source(source.path)
+        try:
+            session, info = self._open_either(source, descriptor, sizes=sizes)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError):
                 raise input_error(error) from error
-            if memory is None or by_second_engine(info.rendered_by):
-                session.end()
-            elif self._keep(Opened(turn, source.path, descriptor, memory, session)):
-                files.pop_all()  # they are closed with the child
-            return info
+            raise
+        opened = Opened(turn, source.path, descriptor, session)
+        if not keep or by_second_engine(info.rendered_by) or not self._keep(opened):
+            opened.close()
+        return info
 
     def _open_either(
-        self, source: SourceFile, descriptor: int, memory: int | None, *, sizes: bool
+        self, source: SourceFile, descriptor: int, *, sizes: bool
     ) -> tuple[Session, DocumentInfo]:
         """A child that has opened the document. Raises InputError and OSError."""
-        descriptors = [descriptor] if memory is None else [descriptor, memory]
         try:
-            return self._open(source, descriptors, sizes=sizes)
+            return self._open(source, descriptor, sizes=sizes)
         except ChildLost as lost:
             refused = InputError(lost.code, lost.message)
             if lost.code in ("page-crash", "page-timeout"):
                 with suppress(InputError, ChildLost):
-                    return self._open(source, descriptors, sizes=sizes, rescue=True)
+                    return self._open(source, descriptor, sizes=sizes, rescue=True)
             raise refused from lost
 
     def _open(
         self,
         source: SourceFile,
-        descriptors: Sequence[int],
+        descriptor: int,
         *,
         sizes: bool = False,
         rescue: bool = False,
@@ -199,9 +196,8 @@ class Cage:
             session = Session(
                 self._launcher,
                 source,
-                descriptors,
+                descriptor,
                 self._settings,
-                slots=self._slots if len(descriptors) > 1 else 0,
                 pages=_KEPT_PAGES,
                 verify=True,
                 sizes=sizes,
@@ -231,13 +227,12 @@ class Cage:
             raise session.nonsense(error) from error
 
     def _keep(self, opened: Opened) -> bool:
-        """Have a child wait for its task; whether it does: else it is ended."""
+        """Have a child wait for its task; whether there is room for it."""
         with self._keeping:
-            if not self._closed and len(self._kept) < _MOST_KEPT:
+            room = not self._closed and len(self._kept) < _MOST_KEPT
+            if room:
                 self._kept.append(opened)
-                return True
-        opened.session.end()
-        return False
+        return room
 
     def _take(self, task: RenderTask) -> Opened | None:
         """The child that waits for a task; those that were to come before it are given up."""

@@ -2,14 +2,14 @@
 
 Its life, the parent on the left:
 
-    passes descriptors: the input, and for rendering the shared memory
+    passes the input's descriptor
     sends the job                        -> {"hello": true, "sandbox": […]}, confined from now on
                                          -> {"page_count": …}: opened, or {"failed": …}: the end
-    {"index": page, "slot": k, …}        -> {"index": page, … header or "failed"}; as often as asked
+    passes a memory's descriptor
+    {"index": page, "rescue": …}         -> {"index": page, … header or "failed"}; as often as asked
     closes the socket, or kills
 
-A job without slots is to open and count, and no page will be asked for; one with slots may be left
-waiting after that, and for ever.
+It may be asked for no page, and may wait for ever until it is.
 
 Started by the fork server; or by itself (`python -m docr.pdf.child`, with its socket as standard
 input), where the parent first says which transform to load.
@@ -102,16 +102,13 @@ def serve(connection: socket.socket, transform: Transform) -> None:
     """Do one job and return; the parent may kill at any time."""
     channel = Channel(connection)
     try:
-        descriptors = channel.receive_descriptors(2)
+        source = channel.receive_descriptor()
         job = channel.receive() or {}
         settings = RenderSettings(**job["settings"])  # type: ignore[arg-type]
-        source, memory = descriptors[0], descriptors[-1]
-        size = replies.slot_bytes(settings)
-        slots = wire.integer(job["slots"], 0, 1 << 10)
         patience = settings.page_timeout + ALARM_GRACE_SECONDS
         layers = confine(
             memory_bytes=settings.memory_limit + os.fstat(source).st_size,
-            output_bytes=size * slots,
+            output_bytes=replies.page_bytes(settings),
             # For opening and for every page.
             cpu_seconds=math.ceil(
                 patience * (1 + wire.integer(job["pages"], 0, replies.MAX_PAGES))
@@ -135,12 +132,14 @@ def serve(connection: socket.socket, transform: Transform) -> None:
             channel.send(replies.failure_message(*describe(error), stage="open"))
             return
         channel.send(replies.info_message(info))
-        while request := channel.receive():
+        while True:
+            memory = channel.receive_descriptor()
+            request = channel.receive() or {}
             index = wire.integer(request["index"], 0, replies.MAX_PAGES)
-            offset = size * wire.integer(request["slot"], 0, slots - 1)
             engine = partial(_engine, document, data, settings, rescue=request["rescue"] is True)
             with alarm(patience):
-                reply = _page(engine, index, transform, memory, offset)
+                reply = _page(engine, index, transform, memory)
+            os.close(memory)
             channel.send(reply | {"index": index})
     except (EOFError, OSError):
         return  # the parent has what it wanted, or is gone
@@ -241,10 +240,8 @@ def _info(document: Document, *, sizes: bool) -> DocumentInfo:
     )
 
 
-def _page(
-    engine: Callable[[], Document], index: int, transform: Transform, memory: int, offset: int
-) -> Message:
-    """Render and transform one page into its slot; the header, or why there is none."""
+def _page(engine: Callable[[], Document], index: int, transform: Transform, memory: int) -> Message:
+    """Render and transform one page into its memory; the header, or why there is none."""
     stage, rendered_by = "render", None
     try:
         started = time.perf_counter()
@@ -264,7 +261,7 @@ def _page(
             transform_seconds=time.perf_counter() - rendered,
         )
         paper = paper_colour(np.asarray(image.pixels)) if blank else None
-        return replies.write_page(memory, offset, page, paper)
+        return replies.write_page(memory, page, paper)
     except Exception as error:
         code, message = describe(error)
         return replies.failure_message(code, message, stage=stage, rendered_by=rendered_by)

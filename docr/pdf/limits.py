@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from docr.errors import OutputError
 from docr.pdf import landlock, seccomp
@@ -13,7 +13,10 @@ from docr.pdf import landlock, seccomp
 if sys.platform != "win32":
     import resource
 
-_MAX_OPEN_FILES = 64
+OPEN_FILES = 4096
+"""Of the main process."""
+
+_MAX_OPEN_FILES = 64  # of a child
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
@@ -45,6 +48,15 @@ def require_file_size(needed: int) -> None:
                 f"files may have {most >> 10} KiB here (ulimit -f); rendering needs "
                 f"{needed >> 10}, fewer with a smaller --max-pixels"
             )
+
+
+def allow_open_files() -> None:
+    """Let this process have enough files open: each page in flight is one, each child four."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < OPEN_FILES:
+            with suppress(OSError, ValueError):  # macOS names a limit that it does not grant
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
 
 
 def die_with_parent(parent: int) -> None:

@@ -1,14 +1,13 @@
 """What comes out of a rendering child: values for the caller, and how they cross over.
 
-A page's numbers travel as a JSON header, its pixels and views through a slot of shared memory, in
-this order: pixels [H, W, 3], global view [3, B, B], tiles [n, 3, T, T], all u8. The child writes
-with pwrite and the parent reads with pread: mapped memory would let a hostile child, which can
-truncate the file, kill the parent with SIGBUS.
+A page's numbers travel as a JSON header, its pixels and views through memory that the parent
+passes with its request, in this order: pixels [H, W, 3], global view [3, B, B], tiles [n, 3, T, T],
+all u8.
 """
 
 import dataclasses
+import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -71,22 +70,21 @@ class RenderedPage:
     transform_seconds: float
 
 
-def slot_bytes(settings: RenderSettings) -> int:
-    """Size of one slot: the largest page and its views."""
+def page_bytes(settings: RenderSettings) -> int:
+    """Size of the largest page with its views."""
     return 3 * settings.max_pixels + MAX_VIEWS_BYTES
 
 
-def write_page(memory: int, offset: int, page: RenderedPage, paper: U8 | None) -> Message:
-    """Write a page's arrays into its slot (child side); return its header.
+def write_page(memory: int, page: RenderedPage, paper: U8 | None) -> Message:
+    """Write a page's arrays into its memory (child side); return its header.
 
     Args:
-        memory: descriptor of the shared memory.
-        offset: of the slot.
+        memory: descriptor of it.
         page: what to write.
         paper: the colour of a blank page, which is all that is sent of it.
 
     Raises:
-        ValueError: the arrays do not have the shapes of a page, or the slot cannot hold them.
+        ValueError: the arrays do not have the shapes of a page, or are larger than one may be.
     """
     image, views = page.image, page.views
     header: Message = {
@@ -109,9 +107,10 @@ def write_page(memory: int, offset: int, page: RenderedPage, paper: U8 | None) -
         if views.global_view.shape != (3, edge, edge) or views.tiles.shape[1:3] != (3, tile):
             raise ValueError("the transform's views have other shapes than PageViews says")
         if views.global_view.nbytes + views.tiles.nbytes > MAX_VIEWS_BYTES:
-            raise ValueError("the transform's views are larger than a slot of shared memory")
+            raise ValueError("the transform's views are larger than they may be")
         header["views"] = [*views.image_size, edge, count, tile, *views.grid]
         arrays += [views.global_view, views.tiles]
+    offset = 0
     for array in arrays:
         data = np.ascontiguousarray(array, np.uint8).reshape(-1).data
         while len(data):
@@ -121,10 +120,14 @@ def write_page(memory: int, offset: int, page: RenderedPage, paper: U8 | None) -
     return header
 
 
-def read_page(
-    header: Message, memory: int, offset: int, ref: PageRef, settings: RenderSettings
-) -> RenderedPage:
-    """Copy a page out of its slot (parent side), trusting nothing.
+def read_page(header: Message, data: U8, ref: PageRef, settings: RenderSettings) -> RenderedPage:
+    """Understand a page (parent side), trusting nothing.
+
+    Args:
+        header: what the child said.
+        data: u8 [bytes], the contents of the page's memory; its arrays are parts of them.
+        ref: the page that was asked for.
+        settings: whose limits it keeps.
 
     Raises:
         WireError: the header is not that of a page within its bounds.
@@ -135,7 +138,7 @@ def read_page(
         raise WireError("more pixels than were allowed")
     paper = header.get("paper")
     if paper is None:
-        pixels = _read(memory, offset, (height, width, 3))
+        pixels = _part(data, 0, (height, width, 3))
     else:
         colour = np.array([wire.integer(c, 0, 255) for c in wire.items(paper, 3)], np.uint8)
         pixels = np.broadcast_to(colour, (height, width, 3))
@@ -151,42 +154,33 @@ def read_page(
         rendered_by=wire.line(header.get("rendered_by")),
         warnings=wire.lines(header.get("warnings")),
     )
-    views = None if paper is not None else _read_views(header, memory, offset + pixels.nbytes)
     return RenderedPage(
         image=image,
-        views=views,
+        views=None if paper is not None else _read_views(header, data, pixels.nbytes),
         blank=paper is not None,
         seconds=wire.number(header.get("seconds")),
         transform_seconds=wire.number(header.get("transform_seconds")),
     )
 
 
-def _read_views(header: Message, memory: int, offset: int) -> PageViews:
+def _read_views(header: Message, data: U8, offset: int) -> PageViews:
     width, height, edge, count, tile, columns, rows = (
         wire.integer(item, 0, _MAX_SIDE_PX) for item in wire.items(header.get("views"), 7)
     )
     if max(edge, tile) > _MAX_VIEW_PX or count > _MAX_TILES:
         raise WireError("views out of bounds")
-    shape, tiles_shape = (3, edge, edge), (count, 3, tile, tile)
-    if int(np.prod(shape)) + int(np.prod(tiles_shape)) > MAX_VIEWS_BYTES:
-        raise WireError("views larger than their slot")
-    global_view = _read(memory, offset, shape)
-    tiles = _read(memory, offset + global_view.nbytes, tiles_shape)
+    global_view = _part(data, offset, (3, edge, edge))
+    tiles = _part(data, offset + global_view.nbytes, (count, 3, tile, tile))
     return PageViews(
         image_size=(width, height), global_view=global_view, tiles=tiles, grid=(columns, rows)
     )
 
 
-def _read(memory: int, offset: int, shape: Sequence[int]) -> U8:
-    array = np.empty(shape, np.uint8)
-    data = array.reshape(-1).data
-    while len(data):
-        count = os.preadv(memory, [data], offset)
-        if count == 0:
-            raise WireError("the slot holds less than the header says")
-        data = data[count:]
-        offset += count
-    return array
+def _part(data: U8, offset: int, shape: tuple[int, ...]) -> U8:
+    end = offset + math.prod(shape)
+    if end > len(data):
+        raise WireError("the memory holds less than the header says")
+    return data[offset:end].reshape(shape)
 
 
 def failure_message(

@@ -1,15 +1,17 @@
 """One child at work on one document, as the parent holds it: messages, deadline, cause of death."""
 
 import dataclasses
+import os
 import signal
 import time
-from collections.abc import Sequence
+from collections import deque
 from contextlib import suppress
 from pathlib import PurePosixPath
 
 from docr.errors import FailureCode, SandboxMissing
 from docr.pdf import wire
 from docr.pdf.launch import Child, Launcher
+from docr.pdf.memory import make_memory
 from docr.pdf.settings import SANDBOX, RenderSettings
 from docr.pdf.wire import Channel, Message, WireError
 from docr.types import SourceFile
@@ -33,9 +35,8 @@ class Session:
     Args:
         launcher: starts the child.
         source: which file; only its suffix is told.
-        descriptors: the opened file and, for rendering, the shared memory; they stay the caller's.
+        descriptor: of the opened file; stays the caller's.
         settings: for the child.
-        slots: of shared memory; 0 where nothing will be rendered.
         pages: how many will be asked for at most.
         verify: whether opening makes sure of the pages, as must be done once for each file.
         sizes: whether opening reports the size of each page.
@@ -49,10 +50,9 @@ class Session:
         self,
         launcher: Launcher,
         source: SourceFile,
-        descriptors: Sequence[int],
+        descriptor: int,
         settings: RenderSettings,
         *,
-        slots: int = 0,
         pages: int = 0,
         verify: bool = False,
         sizes: bool = False,
@@ -63,18 +63,18 @@ class Session:
         self.channel = Channel(self._child.connection)
         self._started = False
         self.sandbox: tuple[str, ...] = ()
+        self._asked: deque[int] = deque()  # memories of pages
         self.mark = time.monotonic()
         job: Message = {
             "settings": dataclasses.asdict(settings),
             "suffix": PurePosixPath(source.relative).suffix.lower(),
-            "slots": slots,
             "pages": pages,
             "verify": verify,
             "sizes": sizes,
             "rescue": rescue,
         }
         try:
-            self.channel.send_descriptors(descriptors)
+            self.channel.send_descriptor(descriptor)
             self.channel.send(job)
             self._child.connection.setblocking(False)
         except ConnectionError:
@@ -89,11 +89,18 @@ class Session:
         allowed = self._settings.page_timeout if self._started else START_SECONDS
         return self.mark + allowed
 
-    def request(self, index: int, slot: int, *, rescue: bool) -> None:
-        """Ask for a page; with `rescue`, of the second engine."""
+    def request(self, index: int, *, rescue: bool) -> None:
+        """Ask for a page; with `rescue`, of the second engine. Raises OSError without memory."""
+        memory = make_memory()
+        self._asked.append(memory)
         self.mark = time.monotonic()
         with suppress(OSError):  # gone: receiving will tell how
-            self.channel.send({"index": index, "slot": slot, "rescue": rescue})
+            self.channel.send_descriptor(memory)
+            self.channel.send({"index": index, "rescue": rescue})
+
+    def answered(self) -> int:
+        """The memory of the page that was asked for first; the caller's from now on."""
+        return self._asked.popleft()
 
     def receive(self) -> Message | None:
         """The next message, None while there is none.
@@ -143,6 +150,8 @@ class Session:
         """Kill the child, if it still lives, and let everything go."""
         self._child.release()
         self.channel.close()
+        while self._asked:
+            os.close(self._asked.popleft())
 
     def _check_sandbox(self, layers: tuple[str, ...]) -> None:
         self.sandbox = layers

@@ -8,7 +8,6 @@ bounded before anything is read, and every field is fetched through a check.
 import json
 import socket
 import struct
-from collections.abc import Sequence
 from typing import NoReturn
 
 from docr.types import Affine
@@ -80,14 +79,20 @@ class Channel:
                 raise EOFError("connection closed")
             self._partial += chunk
 
-    def send_descriptors(self, descriptors: Sequence[int]) -> None:
-        """Pass open files; these come before the first frame."""
-        socket.send_fds(self._socket, [b"F"], descriptors, _SEND_FLAGS)
+    def send_descriptor(self, descriptor: int) -> None:
+        """Pass an open file; it comes before the next frame."""
+        socket.send_fds(self._socket, [b"F"], [descriptor], _SEND_FLAGS)
 
-    def receive_descriptors(self, limit: int) -> list[int]:
-        """Take what send_descriptors passed, at most `limit` files."""
-        _, descriptors, _, _ = socket.recv_fds(self._socket, 1, limit)
-        return descriptors
+    def receive_descriptor(self) -> int:
+        """Take what send_descriptor passed; the caller closes it.
+
+        Raises:
+            EOFError: the other side is gone.
+        """
+        _, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+        if not descriptors:
+            raise EOFError("connection closed")
+        return descriptors[0]
 
 
 def _decode(body: bytearray) -> Message:

@@ -1,8 +1,6 @@
 """One task being rendered: which pages are asked for, which are settled, and what is left."""
 
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Literal
 from docr.errors import FailureCode, InputError
 from docr.pdf import replies, wire
 from docr.pdf.launch import Launcher
+from docr.pdf.memory import take_contents
 from docr.pdf.replies import RenderedPage, RenderTask
 from docr.pdf.session import ChildLost, Session
 from docr.pdf.settings import MAX_LOST_IN_A_ROW, RenderSettings
@@ -46,33 +45,31 @@ class Strikes:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A document in a child that has opened it, and the files that both have.
+    """A document in a child that has opened it.
 
     Attributes:
         turn: which document of the run it is.
-        source, memory: descriptors, of the input and of the shared memory.
+        source: descriptor of the input.
     """
 
     turn: int
     path: Path
     source: int
-    memory: int
     session: Session
 
     def close(self) -> None:
-        """End the child and close the files."""
+        """End the child and close the file."""
         self.session.end()
         os.close(self.source)
-        os.close(self.memory)
 
 
 class Work:
-    """A task, its open files, and the child that renders it at present.
+    """A task, its open file, and the child that renders it at present.
 
-    Pages are settled in the task's order. At most `slots` are asked for and not settled; the page
-    at position p uses slot p modulo `slots`, which is free then.
+    Pages are settled in the task's order, each with a memory of its own.
 
     Args:
+        slots: most pages that are asked for and not settled.
         opened: a child that waits for this task, if there is one; taken over.
 
     Raises:
@@ -99,21 +96,15 @@ class Work:
         self._strikes = strikes
         self._crash: ChildLost | None = None  # of the page that is being tried once more
         if opened is not None:
-            self._source, self._memory = opened.source, opened.memory
-            self.session = opened.session
+            self._source, self.session = opened.source, opened.session
             self._opened = True
             self._ask()
             return
         self._source = open_source(task.source.path)
         try:
-            self._memory = shared_memory()
-        except OSError as error:
-            os.close(self._source)
-            raise input_error(error) from error
-        try:
             self.session = self._start()
         except OSError as error:
-            self._close_files()
+            os.close(self._source)
             raise input_error(error) from error
 
     @property
@@ -167,9 +158,9 @@ class Work:
         self.session = self._start()
 
     def close(self) -> None:
-        """End the child and close the files."""
+        """End the child and close the file."""
         self.session.end()
-        self._close_files()
+        os.close(self._source)
 
     def _start(self) -> Session:
         self._opened = False
@@ -177,9 +168,8 @@ class Work:
         return Session(
             self._launcher,
             self.task.source,
-            [self._source, self._memory],
+            self._source,
             self._settings,
-            slots=self._slots,
             pages=len(self.task.indexes) - self._settled,
             rescue=self.task.rescued,
         )
@@ -204,11 +194,11 @@ class Work:
         return PageRef(self.task.source.path, self.task.indexes[self._settled])
 
     def _ask(self) -> None:
-        """Keep the child busy as far as there are free slots."""
+        """Keep the child busy, but not further ahead than its slots."""
         ahead = min(len(self.task.indexes), self._settled + self._slots)
         for position in range(self._asked, ahead):
             rescue = self._crash is not None and position == self._settled
-            self.session.request(self.task.indexes[position], position % self._slots, rescue=rescue)
+            self.session.request(self.task.indexes[position], rescue=rescue)
         self._asked = ahead
 
     def _read(self, message: Message) -> Outcome:
@@ -218,14 +208,15 @@ class Work:
         ref = self._ref()
         if wire.integer(message.get("index"), 0, replies.MAX_PAGES) != ref.index:
             raise WireError("another page than was asked for")
-        if "failed" in message:
-            return replies.read_failure(message, ref)
-        offset = replies.slot_bytes(self._settings) * (self._settled % self._slots)
-        return replies.read_page(message, self._memory, offset, ref, self._settings)
-
-    def _close_files(self) -> None:
-        os.close(self._source)
-        os.close(self._memory)
+        memory = self.session.answered()
+        try:
+            if "failed" in message:
+                return replies.read_failure(message, ref)
+            return replies.read_page(message, take_contents(memory), ref, self._settings)
+        except OSError as error:
+            raise WireError(f"its memory cannot be taken: {error.strerror}") from error
+        finally:
+            os.close(memory)
 
 
 def unstarted(
@@ -235,11 +226,3 @@ def unstarted(
     for index in task.indexes:
         ref = PageRef(task.source.path, index)
         yield PageFailure(ref=ref, stage=stage, code=error.code, message=error.message)
-
-
-def shared_memory() -> int:
-    """An anonymous file that takes memory only where it is written."""
-    if sys.platform == "linux":
-        return os.memfd_create("docr-pages", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

@@ -28,7 +28,7 @@ SETTINGS = RenderSettings(dpi=36, page_timeout=20)
 
 FAULTS = {
     **{11: "crash", 12: "exit", 13: "killed", 14: "raise", 15: "memory"},
-    **{16: "babble", 17: "flood", 18: "lie", 19: "crash"},
+    **{16: "babble", 17: "flood", 18: "lie", 19: "crash", 20: "grasp"},
 }
 
 
@@ -240,6 +240,14 @@ def test_one_bad_page_costs_one_page(
     assert failure.stage == ("prepare" if FAULTS[bad] in ("raise", "memory") else "render")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is sealed on Linux only")
+def test_memory_that_a_child_holds_on_to_is_not_taken(cage: Cage, tmp_path: Path) -> None:
+    source = pdfs.saved(tmp_path, "x.pdf", pdfs.tinted_pages(22))
+    before, failed, after = outcomes(cage, RenderTask(source, (5, 20, 21)))
+    assert isinstance(failed, PageFailure) and failed.code == "page-crash"
+    assert (state_of(before), state_of(after)) == ("ok", "ok")
+
+
 def test_a_page_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     source = pdfs.saved(tmp_path, "x.pdf", pdfs.slow_page(1, pages=3))
     begin = time.monotonic()
@@ -338,6 +346,96 @@ def test_a_child_stops_itself_where_nobody_polls(tmp_path: Path) -> None:
             time.sleep(0.1)
         assert server.children() == []
         assert [state_of(page) for page in outcomes(cage)] == ["page-timeout", "ok"]
+
+
+def forked() -> set[int]:
+    """The children of the fork server that was started last."""
+    return {child.pid for child in newest_child().children()}
+
+
+def until_gone(number: int) -> bool:
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(number) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not psutil.pid_exists(number)
+
+
+def drawn_by(page: Outcome) -> int:
+    assert isinstance(page, RenderedPage) and page.views is not None, page
+    high, low = page.views.image_size
+    return (high << 16) + low
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux")
+
+
+@linux_only
+def test_the_child_that_counted_pages_renders_them(tmp_path: Path) -> None:
+    source = pdfs.saved(tmp_path, "x.pdf", pdfs.tinted_pages(5))
+    with Cage(SETTINGS, transform=FAKES + "whose", workers=2) as cage:
+        assert cage.inspect(source, keep=True).page_count == 5
+        (counted,) = forked()
+        pages = outcomes(cage, RenderTask(source, (0, 1, 4)), RenderTask(source, (2, 3)))
+    by = {index_of(page): drawn_by(page) for page in pages}
+    assert by[0] == by[1] == by[4] == counted
+    assert by[2] == by[3] != counted
+
+
+@linux_only
+def test_a_child_that_waits_is_not_needed(tmp_path: Path) -> None:
+    source = pdfs.saved(tmp_path, "x.pdf", pdfs.tinted_pages(40))
+    with Cage(SETTINGS, transform=FAKES + "whose") as cage:
+        cage.inspect(source, keep=True)
+        (counted,) = forked()
+        os.kill(counted, signal.SIGKILL)
+        assert until_gone(counted)
+        assert [state_of(page) for page in outcomes(cage, RenderTask(source, (0, 1)))] == ["ok"] * 2
+        cage.inspect(source, keep=True)
+        (counted,) = forked()
+        pages = outcomes(cage, RenderTask(source, tuple(range(40))))  # more than it may
+        assert len(pages) == 40 and counted not in {drawn_by(page) for page in pages}
+
+
+@linux_only
+def test_children_do_not_wait_for_documents_that_were_passed(tmp_path: Path) -> None:
+    sources = [pdfs.saved(tmp_path, f"{n}.pdf", pdfs.tinted_pages(2)) for n in range(4)]
+    with Cage(SETTINGS, transform=FAKES + "whose") as cage:
+        for source in sources:
+            cage.inspect(source, keep=True)
+        assert len(forked()) == 4
+        outcomes(cage, RenderTask(sources[2], (0,)))
+        deadline = time.monotonic() + 30
+        while len(forked()) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (last,) = forked()
+        (page,) = outcomes(cage, RenderTask(sources[3], (1,)))
+        assert drawn_by(page) == last
+        assert len(outcomes(cage, RenderTask(sources[0], (0, 1)))) == 2
+
+
+@linux_only
+def test_only_so_many_children_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docr.pdf.cage._MOST_KEPT", 3)
+    sources = [pdfs.saved(tmp_path, f"{n}.pdf", pdfs.tinted_pages(1)) for n in range(6)]
+    fds = psutil.Process().num_fds()
+    with Cage(SETTINGS, transform=FAKES + "whose") as cage:
+        for source in sources:
+            cage.inspect(source, keep=True)
+        deadline = time.monotonic() + 30
+        while len(forked()) > 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(forked()) == 3
+        children = [psutil.Process(number) for number in forked()]
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.Process().num_fds() == fds
+
+
+def test_waiting_to_be_asked_is_not_held_against_a_document(tmp_path: Path) -> None:
+    source = pdfs.saved(tmp_path, "x.pdf", pdfs.tinted_pages(2))
+    with faulty({}, timeout=1) as cage:
+        cage.inspect(source, keep=True)
+        time.sleep(1.5)
+        assert [state_of(page) for page in outcomes(cage, RenderTask(source, (0, 1)))] == ["ok"] * 2
 
 
 def test_children_load_neither_torch_nor_a_tokenizer(tmp_path: Path) -> None:
