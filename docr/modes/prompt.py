@@ -100,6 +100,8 @@ class Prompter:
             raise CheckpointError(f"{tokenizer_file}: cannot read the tokenizer: {error}") from None
         self._bos_id = self._id_of(_BOS, tokenizer_file)
         self._image_id = self._id_of(IMAGE, tokenizer_file)
+        self._text: str | None = None  # of the last prompt
+        self._ids: tuple[list[int], list[int]] = [], []
 
     def inputs(
         self, ref: PageRef, views: PageViews, mode: Mode, text: str, *, layer: str = ""
@@ -116,9 +118,7 @@ class Prompter:
         Raises:
             UsageError: `text` has not exactly one `<image>`.
         """
-        before, after = split_at_image(text.strip())
-        head = [self._bos_id, *self.encode(before)]
-        tail = self.encode(after)
+        head, tail = self._around(text)
         count = mode.num_vision_tokens(views.grid)
         image = slice(len(head), len(head) + count)
         input_ids = np.empty(len(head) + count + len(tail), np.int64)
@@ -136,6 +136,13 @@ class Prompter:
             image_mask=image_mask,
             layer_ids=np.array(layer_ids, np.int64),
         )
+
+    def _around(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids before and after the image, which are those of the page before."""
+        if text != self._text:
+            before, after = split_at_image(text.strip())
+            self._text, self._ids = text, ([self._bos_id, *self.encode(before)], self.encode(after))
+        return self._ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without a beginning of sequence."""

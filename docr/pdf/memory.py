@@ -21,21 +21,20 @@ def make_memory() -> int:
 def take_contents(descriptor: int) -> U8:
     """All that was written into a memory: u8 [bytes], read-only; outlives the descriptor.
 
-    On Linux it is sealed and mapped, not copied: nobody can change it any more, or cut it short,
-    which would end this process (SIGBUS). Elsewhere, where nothing can be sealed, it is copied.
+    On Linux it is mapped, not copied, and its size sealed before: who could cut it short under
+    this process's feet would end it (SIGBUS). Bytes that a child changes afterwards are its own
+    page's, and any are as good as others. Elsewhere, where nothing can be sealed, it is copied.
 
     Raises:
-        OSError: it cannot be sealed; whoever wrote it keeps it mapped, or sealed it himself.
+        OSError: it cannot be sealed, as whoever wrote it sealed it himself.
     """
     if sys.platform == "linux":
         import fcntl
 
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         if not os.fstat(descriptor).st_size:
             return np.empty(0, np.uint8)
-        # Private: kernels before 6.7 share nothing that is sealed against writing.
-        mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        mapped = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         return np.frombuffer(mapped, np.uint8)
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)

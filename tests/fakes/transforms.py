@@ -4,16 +4,16 @@ They tell pages apart by the paper of `tests.pdfs.tinted_pages`: its red level i
 """
 
 import errno
+import fcntl
 import importlib
 import json
-import mmap
 import os
 import signal
 import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def faulty(pixels: U8, faults: dict[int, str]) -> PageViews:
         raise ValueError("no views of this page")
     elif fault == "memory":
         np.ones(1 << 34, np.uint8)
-    elif fault == "grasp":
-        _grasped.extend(_grasp())
+    elif fault == "hold on":
+        _hold_on()
     elif fault is not None:
         _say({"babble": b"\0\0\0\2[]", "flood": b"\xff" * 64, "lie": _LIE}[fault])
     return views(pixels)
@@ -61,16 +61,11 @@ _LIE_BODY = b'{"index": 1, "size": [60000, 60000], "page_pt": [1, 1], "dpi": 1, 
 _LIE = len(_LIE_BODY).to_bytes(4, "big") + _LIE_BODY
 
 
-_grasped: list[mmap.mmap] = []
-
-
-def _grasp() -> Iterator[mmap.mmap]:
-    """Map the page's memory, so as to change it after it was handed over."""
+def _hold_on() -> None:
+    """Keep the parent from sealing the page's memory."""
     for descriptor in range(3, 64):
         with suppress(OSError):
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.pwrite(descriptor, b"x", 0)
-                yield mmap.mmap(descriptor, 1)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
 
 
 def whose(pixels: U8, argument: object = None) -> PageViews:

@@ -28,7 +28,7 @@ SETTINGS = RenderSettings(dpi=36, page_timeout=20)
 
 FAULTS = {
     **{11: "crash", 12: "exit", 13: "killed", 14: "raise", 15: "memory"},
-    **{16: "babble", 17: "flood", 18: "lie", 19: "crash", 20: "grasp"},
+    **{16: "babble", 17: "flood", 18: "lie", 19: "crash", 20: "hold on"},
 }
 
 

@@ -1,6 +1,5 @@
-"""Memory that is handed over cannot be changed behind one's back."""
+"""Memory that is handed over cannot be taken away again."""
 
-import mmap
 import os
 import sys
 
@@ -8,6 +7,9 @@ import numpy as np
 import pytest
 
 from docr.pdf.memory import make_memory, take_contents
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def test_what_was_written_outlives_the_descriptor() -> None:
@@ -26,28 +28,22 @@ def test_nothing_may_have_been_written() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is sealed on Linux only")
-def test_it_can_neither_be_changed_nor_cut_short_afterwards() -> None:
+def test_it_cannot_be_cut_short_afterwards() -> None:
     memory = make_memory()
     os.pwrite(memory, b"page", 0)
     contents = take_contents(memory)
-    for change in (
-        lambda: os.pwrite(memory, b"P", 0),
-        lambda: os.ftruncate(memory, 0),
-        lambda: os.ftruncate(memory, 1 << 20),
-    ):
+    for size in (0, 1 << 20):
         with pytest.raises(PermissionError):
-            change()
+            os.ftruncate(memory, size)
     assert contents.tobytes() == b"page"
     os.close(memory)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is sealed on Linux only")
-def test_it_is_not_taken_while_somebody_could_write_to_it() -> None:
+def test_who_prevents_that_is_not_listened_to() -> None:
     memory = make_memory()
     os.pwrite(memory, b"page", 0)
-    held = mmap.mmap(memory, 4)
-    with pytest.raises(OSError, match="busy"):
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+    with pytest.raises(PermissionError):
         take_contents(memory)
-    held.close()
-    assert take_contents(memory).tobytes() == b"page"
     os.close(memory)
