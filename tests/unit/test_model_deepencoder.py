@@ -62,7 +62,7 @@ def test_zeros_that_pad_windows_are_attended_to() -> None:
     block = SamBlock(SAM, window=5)
     randomise(block)
     y = torch.randn(1, 8, 8, 24)
-    mixed = block.attend_windows(y, 5)
+    mixed = block.attn.in_windows(y, 5)
     corner = F.pad(y[:, 5:, 5:], (0, 0, 0, 2, 0, 2))
     expected = defined(block.attn, corner)[:, :3, :3]
     torch.testing.assert_close(mixed[:, 5:, 5:], expected, rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 """Weights laid out by oneDNN: the same numbers, or nearly the same in 8 bits."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,17 @@ import torch.nn.functional as F
 from docr.engine.config import EngineConfig
 from docr.engine.factory import resolved_dtype
 from docr.engine.model.decoder import Experts
+from docr.engine.model.deepencoder import SamMlp
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.layout import lay_out
 from docr.engine.model.load import load_model
-from docr.engine.model.packed import Int8Linear, PackedExperts, PackedLinear
+from docr.engine.model.packed import (
+    Int8Linear,
+    PackedExperts,
+    PackedLinear,
+    PackedSamMlp,
+    packs,
+)
 from docr.engine.native import products
 from docr.errors import UsageError
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
@@ -50,6 +58,32 @@ def test_packed_weights_give_the_same_bits(folder: Path, rows: int) -> None:
     assert isinstance(model.lm_head, PackedLinear)
     assert not any(type(m) in (torch.nn.Linear, Experts) for m in model.decoder.modules())
     assert torch.equal(logits(model, rows), before)
+
+
+@pytest.mark.parametrize("side", [8, 10])  # of the map of tokens
+@torch.inference_mode()
+def test_the_encoder_sees_the_same(folder: Path, side: int) -> None:
+    torch.manual_seed(0)
+    model = toy(folder, torch.bfloat16)
+    px = side * model.config.sam.px_per_token
+    views = torch.randint(0, 256, (2, 3, px, px), dtype=torch.uint8)
+    before, exact = model.encode_views(views), toy(folder, torch.float32).encode_views(views)
+    lay_out(model, "none")
+    if any(isinstance(module, torch.nn.Linear) for module in model.encoder.modules()):
+        pytest.skip("oneDNN does not multiply in bf16 on this processor")
+    after = model.encode_views(views)
+    error = (after.float() - exact).norm() / exact.norm()
+    assert error < 1.1 * (before.float() - exact).norm() / exact.norm()
+
+
+@torch.inference_mode()
+def test_gelu_is_the_exact_one() -> None:
+    mlp = SamMlp(32, 128).bfloat16()
+    if not packs(mlp.lin1.weight):
+        pytest.skip("oneDNN does not multiply in bf16 on this processor")
+    x = torch.randn(3, 4, 4, 32).bfloat16()
+    exact, packed = deepcopy(mlp).float()(x.float()), PackedSamMlp(mlp)(x)
+    assert (packed - exact).norm() / exact.norm() < 5e-3
 
 
 def test_other_dtypes_stay_as_they_are(folder: Path) -> None:

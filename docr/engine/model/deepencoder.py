@@ -64,11 +64,32 @@ class SamAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x [B,g,g,C]."""
         B, g, _, C = x.shape
-        qkv = self.qkv(x).view(B, g * g, 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # B,N,3,H,hd -> 3 of B,H,N,hd
-        mixed = grid_attention(q, k, v, *self.biases(q, g))
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, g, g, C))
+        out: Tensor = self.proj(self.mix(self.qkv(x).view(B, g * g, 3 * C), g).view(B, g, g, C))
         return out
+
+    def in_windows(self, x: Tensor, w: int) -> Tensor:
+        """Mix the tokens of x [B,g,g,C] in w x w windows; rows and columns beyond g are zeros.
+
+        They are not masked: their keys and values are the biases of the projection, and the network
+        was trained with them. One zero stands for all of them there, and none in the other.
+        """
+        B, g, _, C = x.shape
+        padding, tokens = -g % w, B * g * g
+        m = (g + padding) // w
+        place = torch.arange(tokens, device=x.device).view(B, g, g)
+        place = F.pad(place, (0, padding, 0, padding), value=tokens)
+        place = place.view(B, m, w, m, w).transpose(2, 3).flatten()
+        qkv = self.qkv(torch.cat((x.reshape(tokens, C), x.new_zeros(1, C))))
+        mixed = self.mix(qkv[place].view(B * m * m, w * w, 3 * C), w)
+        mixed = mixed.view(B, m, m, w, w, C).transpose(2, 3).reshape(B, m * w, m * w, C)
+        out: Tensor = self.proj(mixed[:, :g, :g])
+        return out
+
+    def mix(self, qkv: Tensor, g: int) -> Tensor:
+        """Mix the tokens of grids, by their queries, keys and values [B,g*g,3C]: [B,g*g,C]."""
+        B, N, _ = qkv.shape
+        q, k, v = qkv.view(B, N, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        return grid_attention(q, k, v, *self.biases(q, g)).transpose(1, 2).flatten(2)
 
     def biases(self, q: Tensor, g: int) -> tuple[Tensor, Tensor]:
         """What relative positions add to the scores of q [B,H,N,hd]: by rows and columns [B,H,N,g].
@@ -109,27 +130,14 @@ class SamBlock(nn.Module):
         self.mlp = SamMlp(config.width, int(config.width * config.mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [B,g,g,C] after this block of those before it."""
+        """Features [B,g,g,C] after this block of those before it.
+
+        Padding of windows comes after the norm.
+        """
         y = self.norm1(x)
-        y = self.attn(y) if self.window is None else self.attend_windows(y, self.window)
-        x = x + y
+        x = x + (self.attn(y) if self.window is None else self.attn.in_windows(y, self.window))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
-
-    def attend_windows(self, y: Tensor, w: int) -> Tensor:
-        """Attention in w x w windows of y [B,g,g,C]; rows and columns beyond g are zeros.
-
-        They come after the norm and are not masked: their keys and values are the biases of the
-        projections, and the network was trained with them.
-        """
-        B, g, _, C = y.shape
-        padding = -g % w
-        y = F.pad(y, (0, 0, 0, padding, 0, padding))
-        m = (g + padding) // w
-        y = y.view(B, m, w, m, w, C).transpose(2, 3).reshape(B * m * m, w, w, C)
-        y = self.attn(y)
-        y = y.view(B, m, m, w, w, C).transpose(2, 3).reshape(B, m * w, m * w, C)
-        return y[:, :g, :g]
 
 
 class LayerNorm2d(nn.LayerNorm):
