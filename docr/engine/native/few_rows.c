@@ -28,7 +28,7 @@ enum {
     QUAD = 4,        /* rows of a matrix at a time, for more, */
     SIX = 6,         /* taken so many at a time: most of the registers */
     BLOCK = 8 * SIX, /* rows of x that pass together */
-    AHEAD = 7 << 10, /* bytes from what is read to what is prefetched: some 400 ns */
+    AHEAD = 7 << 10, /* bytes from what is read to what is prefetched, at least: some 400 ns */
 };
 
 INLINE void prefetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_T1); }
@@ -67,9 +67,10 @@ INLINE __m128i folded_whole(__m512i a, __m512i b, __m512i c, __m512i d) {
     return _mm512_castsi512_si128(all);
 }
 
-/* out[i * ldo + j] = x_i w_(n+j), for `rows` rows of x from `top` on, and `wide` of the matrix. */
+/* out[i * ldo + j] = x_i w_(n+j), for `rows` rows of x from `top` on, and `wide` of the matrix. What
+   lies at `next` is prefetched meanwhile, as many bytes as are read. */
 INLINE void tile(int eight, int rows, int wide, const Rows *x, int top, Matrix w, i64 n, i64 K,
-                 float *out, i64 ldo) {
+                 float *out, i64 ldo, const char *next) {
     const int together = rows > 2 ? wide : 1; /* with little to compute, one after the other */
     const i64 bytes = eight ? K : 2 * K;
     const char *first = (const char *)w.values + n * bytes;
@@ -90,7 +91,7 @@ INLINE void tile(int eight, int rows, int wide, const Rows *x, int top, Matrix w
             UNROLL
             for (int j = begin; j < begin + together; j++) {
                 weights[j] = _mm512_loadu_si512(first + j * bytes + at);
-                prefetch(first + begin * bytes + together * at + (j - begin) * LINE + AHEAD);
+                prefetch(next + begin * bytes + together * at + (j - begin) * LINE);
             }
             UNROLL
             for (int i = 0; i < rows; i++) {
@@ -141,10 +142,10 @@ INLINE void tile(int eight, int rows, int wide, const Rows *x, int top, Matrix w
 }
 
 #define TILE(rows, wide) \
-    case rows: return tile(eight, rows, wide, x, top, w, n, K, out, ldo)
+    case rows: return tile(eight, rows, wide, x, top, w, n, K, out, ldo, next)
 
 INLINE void pair(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i64 K, float *out,
-                 i64 ldo) {
+                 i64 ldo, const char *next) {
     switch (rows) {
         TILE(1, PAIR);
         TILE(2, PAIR);
@@ -158,7 +159,7 @@ INLINE void pair(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i
 }
 
 INLINE void quad(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i64 K, float *out,
-                 i64 ldo) {
+                 i64 ldo, const char *next) {
     switch (rows) {
         TILE(1, QUAD);
         TILE(2, QUAD);
@@ -169,27 +170,47 @@ INLINE void quad(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i
     }
 }
 
-INLINE void four_of(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
+INLINE void four_of(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo,
+                    const char *next) {
     if (rows <= FEW) {
-        pair(eight, rows, x, 0, w, n, K, out, ldo);
-        pair(eight, rows, x, 0, w, n + PAIR, K, out + PAIR, ldo);
+        pair(eight, rows, x, 0, w, n, K, out, ldo, next);
+        pair(eight, rows, x, 0, w, n + PAIR, K, out + PAIR, ldo, next + PAIR * K * (eight ? 1 : 2));
         return;
     }
     for (int top = 0; top < rows; top += SIX)
-        quad(eight, rows - top < SIX ? rows - top : SIX, x, top, w, n, K, out + top * ldo, ldo);
+        quad(eight, rows - top < SIX ? rows - top : SIX, x, top, w, n, K, out + top * ldo, ldo, next);
 }
 
-static void four_bf16(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
-    four_of(0, rows, x, w, n, K, out, ldo);
+static void four_bf16(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo,
+                      const char *next) {
+    four_of(0, rows, x, w, n, K, out, ldo, next);
 }
 
-static void four_int8(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
-    four_of(1, rows, x, w, n, K, out, ldo);
+static void four_int8(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo,
+                      const char *next) {
+    four_of(1, rows, x, w, n, K, out, ldo, next);
 }
 
 /* out[i * ldo + j] = x_i w_(n+j), for up to BLOCK rows of x and four of the matrix. */
-INLINE void four(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo) {
-    (eight ? four_int8 : four_bf16)(rows, x, w, n, K, out, ldo);
+INLINE void four(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo,
+                 const char *next) {
+    (eight ? four_int8 : four_bf16)(rows, x, w, n, K, out, ldo, next);
+}
+
+/* Rows [begin, end) of a matrix, which a thread reads four at a time, and where it goes on then. */
+typedef struct {
+    Matrix w;
+    i64 begin, end;
+    const char *after; /* NULL: nobody knows */
+} Span;
+
+/* Where prefetching begins while the four rows at n are read for `count` rows of x. */
+INLINE const char *next_of(int eight, int count, const Span *span, i64 n, i64 K) {
+    const i64 bytes = eight ? K : 2 * K, four = QUAD * bytes, left = (span->end - n) * bytes;
+    /* Several passes over the four: whole, for the first of them is over soon. */
+    const i64 ahead = count > FEW && four > AHEAD ? four : AHEAD;
+    if (span->after && left < ahead + four) return span->after + ahead - left;
+    return (const char *)span->w.values + n * bytes + ahead;
 }
 
 /* This thread's part [begin, end) of `count`, a multiple of `step`. */
@@ -248,6 +269,7 @@ INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i
         }
         i64 begin, end;
         part_of(N, QUAD, &begin, &end);
+        Span span = {w, begin, end, NULL};
         for (i64 n = begin; n < end; n += QUAD)
             for (i64 row = 0; row < R; row += BLOCK) {
                 int count = fewer(R - row);
@@ -255,7 +277,7 @@ INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i
                 float sums[BLOCK * QUAD];
                 for (int i = 0; i < count; i++) which[i] = row + i;
                 Rows rows = some_rows(x, small, scales, K, which, count);
-                four(eight, count, &rows, w, n, K, sums, QUAD);
+                four(eight, count, &rows, w, n, K, sums, QUAD, next_of(eight, count, &span, n, K));
                 for (int i = 0; i < count; i++)
                     for (int j = 0; j < QUAD; j++)
                         out[(row + i) * N + n + j] = narrow(sums[i * QUAD + j]);
@@ -283,6 +305,17 @@ INLINE Matrix of_expert(int eight, Matrix all, i64 expert, i64 N, i64 K) {
         all.sums += expert * N;
     }
     return all;
+}
+
+/* Where row n of an expert lies. */
+INLINE const char *row_of_expert(int eight, Matrix all, i64 expert, i64 N, i64 K, i64 n) {
+    return (const char *)all.values + (expert * N + n) * K * (eight ? 1 : 2);
+}
+
+/* The first expert from e on that has rows; E: there is none. */
+INLINE i64 chosen_from(const i64 *starts, i64 e, i64 E) {
+    while (e < E && starts[e] == starts[e + 1]) e++;
+    return e;
 }
 
 INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *shares, Matrix gate_up,
@@ -314,19 +347,29 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
     for (i64 row = 0; eight && row < R; row++)
         x_scales[row] = quantize(x + row * D, D, small_x + row * D);
 
+    const i64 top = chosen_from(starts, 0, E);
 #pragma omp parallel
     {
-        i64 begin, end;
-        part_of(F, 16, &begin, &end); /* of gates, and of as many ups */
-        for (i64 e = 0; e < E; e++) {
-            Matrix w = of_expert(eight, gate_up, e, 2 * F, D);
-            for (i64 half = 0; half < 2; half++)
-                for (i64 n = half * F + begin; n < half * F + end; n += QUAD)
+        i64 begin, end, first, last, following;
+        part_of(F, 16, &begin, &end);    /* of gates, and of as many ups */
+        part_of(D, QUAD, &first, &last); /* of outputs */
+        for (i64 e = top; e < E; e = following) {
+            following = chosen_from(starts, e + 1, E);
+            const Matrix w = of_expert(eight, gate_up, e, 2 * F, D);
+            const char *ups = row_of_expert(eight, gate_up, e, 2 * F, D, F + begin);
+            const char *after = following < E
+                                    ? row_of_expert(eight, gate_up, following, 2 * F, D, begin)
+                                    : row_of_expert(eight, down, top, D, F, first);
+            for (i64 half = 0; half < 2; half++) {
+                const Span span = {w, half * F + begin, half * F + end, half ? after : ups};
+                for (i64 n = span.begin; n < span.end; n += QUAD)
                     for (i64 s = starts[e]; s < starts[e + 1]; s += BLOCK) {
                         int count = fewer(starts[e + 1] - s);
                         Rows rows = some_rows(x, small_x, x_scales, D, row_of + s, count);
-                        four(eight, count, &rows, w, n, D, both + s * 2 * F + n, 2 * F);
+                        four(eight, count, &rows, w, n, D, both + s * 2 * F + n, 2 * F,
+                             next_of(eight, count, &span, n, D));
                     }
+            }
         }
         for (i64 s = 0; s < choices; s++)
             for (i64 f = begin; f < end; f += 16) {
@@ -342,19 +385,22 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
             for (i64 s = 0; s < choices; s++)
                 hidden_scales[s] = quantize(hidden + s * F, F, small_hidden + s * F);
         }
-        part_of(D, QUAD, &begin, &end);
         for (i64 row = 0; row < R; row++)
-            memset(mixed + row * D + begin, 0, (end - begin) * sizeof(float));
-        for (i64 e = 0; e < E; e++) {
-            Matrix w = of_expert(eight, down, e, D, F);
-            for (i64 n = begin; n < end; n += QUAD)
+            memset(mixed + row * D + first, 0, (last - first) * sizeof(float));
+        for (i64 e = top; e < E; e = following) {
+            following = chosen_from(starts, e + 1, E);
+            const Matrix w = of_expert(eight, down, e, D, F);
+            const char *after =
+                following < E ? row_of_expert(eight, down, following, D, F, first) : NULL;
+            const Span span = {w, first, last, after};
+            for (i64 n = first; n < last; n += QUAD)
                 for (i64 s = starts[e]; s < starts[e + 1]; s += BLOCK) {
                     int count = fewer(starts[e + 1] - s);
                     i64 which[BLOCK];
                     float sums[BLOCK * QUAD];
                     for (int i = 0; i < count; i++) which[i] = s + i;
                     Rows rows = some_rows(hidden, small_hidden, hidden_scales, F, which, count);
-                    four(eight, count, &rows, w, n, F, sums, QUAD);
+                    four(eight, count, &rows, w, n, F, sums, QUAD, next_of(eight, count, &span, n, F));
                     for (int i = 0; i < count; i++)
                         for (int j = 0; j < QUAD; j++)
                             mixed[row_of[s + i] * D + n + j] +=
@@ -362,7 +408,7 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
                 }
         }
         for (i64 row = 0; row < R; row++)
-            for (i64 n = begin; n < end; n++) out[row * D + n] = narrow(mixed[row * D + n]);
+            for (i64 n = first; n < last; n++) out[row * D + n] = narrow(mixed[row * D + n]);
     }
     free(memory);
     return 1;
