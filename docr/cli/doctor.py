@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -103,6 +103,7 @@ def _examine(*, no_model: bool) -> Iterator[Check]:
     yield _hub()
     yield from _room()
     yield from _limits()
+    yield _resizing()
     yield from _rendering()
     if isinstance(model, ModelFiles) and not no_model:
         yield _recognition(model.defaults)
@@ -158,14 +159,26 @@ def _devices() -> Iterator[Check]:
 
 def _kernels() -> Check:
     """Whether docr's own kernels for CPUs can be compiled and loaded."""
-    from docr.compiled import Unavailable, cache_folder
     from docr.engine.native.library import load
+
+    return _compiled("kernels", load, "decoding takes about twice as long")
+
+
+def _resizing() -> Check:
+    """The same of what resizes pages."""
+    from docr.modes.resample import CODE
+
+    return _compiled("resizing", CODE.load, "Pillow does it, in eight times the time")
+
+
+def _compiled(name: str, load: Callable[[Path], object], without: str) -> Check:
+    from docr.compiled import Unavailable, cache_folder
 
     try:
         load(cache_folder())
     except Unavailable as reason:
-        return Check("kernels", "warn", f"decoding takes about twice as long: {reason}")
-    return Check("kernels", "ok", f"compiled for this CPU, kept in {cache_folder()}")
+        return Check(name, "warn", f"{without}: {reason}")
+    return Check(name, "ok", f"compiled for this CPU, kept in {cache_folder()}")
 
 
 def _nvidia_names() -> list[str]:

@@ -151,14 +151,14 @@ def test_a_run_that_stands_still_blames_nobody(
 def test_a_fork_server_that_stands_still_only_delays(seconds: float, tmp_path: Path) -> None:
     folder, out = tmp_path / "pdfs", tmp_path / "out"
     folder.mkdir()
-    for number in range(8):
-        text_pdf(folder / f"{number}.pdf", pages=2, text=f"document {number}")
+    for number in range(80):  # more than have a child already
+        text_pdf(folder / f"{number}.pdf", pages=1, text=f"document {number}")
     process = start(*arguments(folder, out, engine=SLOW_ECHO))
     wait_for_records(out)
     (server,) = psutil.Process(process.pid).children()
     stopped(server, seconds)
     assert process.wait(180) == 0
-    assert [line["state"] for line in manifest(out)] == ["ok"] * 16
+    assert [line["state"] for line in manifest(out)] == ["ok"] * 80
 
 
 # Surroundings

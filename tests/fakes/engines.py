@@ -224,8 +224,9 @@ def first_fails_to_load(config: EngineConfig) -> EchoEngine:
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "0":
         return fails_to_load(config)
-    while any(dead_or_first(child) for child in psutil.Process(os.getppid()).children()):
-        time.sleep(0.01)
+    if in_a_rank():  # the coordinator makes an engine as well, to ask which model it is
+        while any(dead_or_first(child) for child in psutil.Process(os.getppid()).children()):
+            time.sleep(0.01)
     return EchoEngine(config)
 
 

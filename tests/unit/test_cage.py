@@ -338,6 +338,7 @@ def test_waiting_is_not_held_against_a_page(tmp_path: Path) -> None:
 def test_a_child_stops_itself_where_nobody_polls(tmp_path: Path) -> None:
     source = pdfs.saved(tmp_path, "x.pdf", pdfs.slow_page(0, pages=2))
     with faulty({}, timeout=1) as cage:
+        cage.inspect(source)  # or starting could take all the time that is polled for
         cage.submit(RenderTask(source, (0, 1)))
         assert cage.poll(0.9, limit=1) == []
         server = newest_child()
