@@ -7,9 +7,9 @@
             for outcome in cage.poll(1.0, limit=4): …  # RenderedPage or PageFailure, once a page
 
 A child works on one document and is asked for one page after another, never for more than a few
-that nobody has polled: then it waits. A page that outlives its time is
-killed with its child, and the next page goes on in a new one. The child that counted a document's
-pages may be kept to render them: starting another would take as long as drawing a page.
+that nobody has polled: then it waits. A page that outlives its time is killed with its child, and
+the next page goes on in a new one. The child that counted a document's pages may be kept to render
+them: starting another would take as long as drawing a page.
 """
 
 import itertools

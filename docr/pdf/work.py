@@ -98,7 +98,11 @@ class Work:
         if opened is not None:
             self._source, self.session = opened.source, opened.session
             self._opened = True
-            self._ask()
+            try:
+                self._ask()
+            except OSError as error:
+                self.close()
+                raise input_error(error) from error
             return
         self._source = open_source(task.source.path)
         try:
@@ -131,7 +135,10 @@ class Work:
         except WireError as error:
             raise self.session.nonsense(error) from error
         if not self.finished:
-            self._ask()
+            try:
+                self._ask()
+            except OSError as error:  # no memory for a page: this machine's fault
+                yield from self.give_up("io-read", input_error(error).message)
 
     def blame(self, lost: ChildLost) -> Iterator[Outcome]:
         """Record the loss of the child over the page it was at, or over all if that is too much.
@@ -194,7 +201,7 @@ class Work:
         return PageRef(self.task.source.path, self.task.indexes[self._settled])
 
     def _ask(self) -> None:
-        """Keep the child busy, but not further ahead than its slots."""
+        """Keep the child busy, but not further ahead than its slots. Raises OSError."""
         ahead = min(len(self.task.indexes), self._settled + self._slots)
         for position in range(self._asked, ahead):
             rescue = self._crash is not None and position == self._settled
@@ -213,8 +220,10 @@ class Work:
             if "failed" in message:
                 return replies.read_failure(message, ref)
             return replies.read_page(message, take_contents(memory), ref, self._settings)
+        except PermissionError as error:
+            raise WireError("the page's memory was sealed") from error
         except OSError as error:
-            raise WireError(f"its memory cannot be taken: {error.strerror}") from error
+            return PageFailure(ref, "render", "io-read", input_error(error).message)
         finally:
             os.close(memory)
 

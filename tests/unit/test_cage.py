@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import random
@@ -429,6 +430,27 @@ def test_only_so_many_children_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         children = [psutil.Process(number) for number in forked()]
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert psutil.Process().num_fds() == fds
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_machine_without_memory_for_a_page_is_not_the_documents_fault(
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    source = pdfs.saved(tmp_path, "x.pdf", pdfs.tinted_pages(3))
+    with faulty({}) as cage:
+        cage.inspect(source, keep=keep)
+        with monkeypatch.context() as patch:
+            patch.setattr("docr.pdf.session.make_memory", full)
+            found = outcomes(cage, RenderTask(source, (0, 1, 2)))
+        assert [state_of(page) for page in found] == ["io-read"] * 3
+        with monkeypatch.context() as patch:
+            patch.setattr("docr.pdf.work.take_contents", lambda descriptor: full())
+            found = outcomes(cage, RenderTask(source, (0, 1, 2)))
+        assert [state_of(page) for page in found] == ["io-read"] * 3
+        assert [state_of(page) for page in outcomes(cage, RenderTask(source, (1,)))] == ["ok"]
 
 
 def test_waiting_to_be_asked_is_not_held_against_a_document(tmp_path: Path) -> None:
