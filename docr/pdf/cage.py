@@ -16,7 +16,6 @@ import itertools
 import os
 import selectors
 import sys
-import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -26,26 +25,19 @@ from typing import Self
 
 from docr.errors import DocrError, InputError
 from docr.pdf import replies
+from docr.pdf.kept import KEPT_PAGES, Kept, Opened
 from docr.pdf.launch import ForkingLauncher, Launcher, SpawningLauncher, setup_message
 from docr.pdf.limits import allow_open_files, require_file_size
 from docr.pdf.memory import make_memory
 from docr.pdf.replies import DocumentInfo, RenderedPage, RenderTask
-from docr.pdf.session import ChildLost, Session
+from docr.pdf.session import ChildLost, Session, StartCounter
 from docr.pdf.settings import RenderSettings, by_second_engine
 from docr.pdf.sources import input_error, open_source
-from docr.pdf.wire import Message, WireError
-from docr.pdf.work import Opened, Outcome, Strikes, Work, unstarted
+from docr.pdf.wire import WireError
+from docr.pdf.work import Outcome, Strikes, Work, unstarted
 from docr.types import PageRef, SourceFile
 
 __all__ = ["Cage", "DocumentInfo", "Outcome", "RenderSettings", "RenderTask", "RenderedPage"]
-
-_MAX_START_FAILURES = 3  # in a row
-
-_MOST_KEPT = 32
-"""Children that have counted pages and wait to render them, each with a few megabytes."""
-
-_KEPT_PAGES = 16
-"""What such a child may render; it must be told before how long it may compute."""
 
 
 class Cage:
@@ -86,13 +78,11 @@ class Cage:
         setup = setup_message(transform, transform_arg)
         forking = sys.platform == "linux" if fork_server is None else fork_server
         self._launcher: Launcher = ForkingLauncher(setup) if forking else SpawningLauncher(setup)
-        self._starts = _StartCounter()
+        self._starts = StartCounter()
         self._strikes: dict[Path, Strikes] = {}  # of documents at work, and of bad ones
         self._sandbox: tuple[str, ...] = ()
         self._turns = itertools.count()  # of inspections
-        self._keeping = threading.Lock()  # guards the next two
-        self._kept: list[Opened] = []
-        self._closed = False
+        self._kept = Kept()
         self._selector = selectors.DefaultSelector()
         self._waiting: deque[RenderTask] = deque()
         self._at_work: deque[Work] = deque()
@@ -166,7 +156,7 @@ class Cage:
                 raise input_error(error) from error
             raise
         opened = Opened(turn, source.path, descriptor, session)
-        if not keep or by_second_engine(info.rendered_by) or not self._keep(opened):
+        if not keep or by_second_engine(info.rendered_by) or not self._kept.add(opened):
             opened.close()
         return info
 
@@ -198,7 +188,7 @@ class Cage:
                 source,
                 descriptor,
                 self._settings,
-                pages=_KEPT_PAGES,
+                pages=KEPT_PAGES,
                 verify=True,
                 sizes=sizes,
                 rescue=rescue,
@@ -216,7 +206,7 @@ class Cage:
 
     def _read_info(self, source: SourceFile, session: Session) -> DocumentInfo:
         """Wait for what opening the document told. Raises InputError and ChildLost."""
-        message = _first_message(session)
+        message = session.first()
         self._sandbox = session.sandbox
         try:
             if "failed" in message:
@@ -225,29 +215,6 @@ class Cage:
             return replies.read_info(message, max_pages=self._settings.max_pages)
         except WireError as error:
             raise session.nonsense(error) from error
-
-    def _keep(self, opened: Opened) -> bool:
-        """Have a child wait for its task; whether there is room for it."""
-        with self._keeping:
-            room = not self._closed and len(self._kept) < _MOST_KEPT
-            if room:
-                self._kept.append(opened)
-        return room
-
-    def _take(self, task: RenderTask) -> Opened | None:
-        """The child that waits for a task; those that were to come before it are given up."""
-        with self._keeping:
-            opened = next((each for each in self._kept if each.path == task.source.path), None)
-            if opened is None:
-                return None
-            passed = [each for each in self._kept if each.turn < opened.turn]
-            self._kept = [each for each in self._kept if each.turn > opened.turn]
-        for each in passed:
-            each.close()
-        if task.rescued or len(task.indexes) > _KEPT_PAGES or not opened.session.is_silent():
-            opened.close()
-            return None
-        return opened
 
     def submit(self, task: RenderTask) -> None:
         """Add pages to render; poll starts them, in order of submission."""
@@ -278,11 +245,7 @@ class Cage:
 
     def close(self) -> None:
         """Kill all children and forget what is pending."""
-        with self._keeping:
-            self._closed = True
-            kept, self._kept = self._kept, []
-        for opened in kept:
-            opened.close()
+        self._kept.close()
         self._selector.close()
         for work in self._at_work:
             work.close()
@@ -309,7 +272,7 @@ class Cage:
                     self._settings,
                     self._slots,
                     strikes,
-                    opened=self._take(task),
+                    opened=self._kept.take(task),
                 )
             except InputError as error:
                 self._ready.extend(unstarted(task, error))
@@ -377,33 +340,3 @@ class Cage:
             other.task.source.path != path for other in self._at_work
         ):
             del self._strikes[path]  # or they would grow with the collection
-
-
-class _StartCounter:
-    """Tells children that do not start, the machine's fault, from those that die of a document."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._in_a_row = 0
-
-    def succeeded(self) -> None:
-        """A child said something."""
-        self._in_a_row = 0
-
-    def failed(self, lost: ChildLost) -> None:
-        """A child died before it said anything. Raises DocrError when that goes on."""
-        with self._lock:
-            self._in_a_row += 1
-            if self._in_a_row >= _MAX_START_FAILURES:
-                raise DocrError(f"cannot start a process to render in: {lost.message}") from lost
-
-
-def _first_message(session: Session) -> Message:
-    with selectors.DefaultSelector() as selector:
-        selector.register(session.channel, selectors.EVENT_READ)
-        while True:
-            selector.select(max(0.0, session.deadline - time.monotonic()))
-            if (message := session.receive()) is not None:
-                return message
-            if session.deadline <= time.monotonic():
-                raise session.overdue()

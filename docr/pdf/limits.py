@@ -13,7 +13,7 @@ from docr.pdf import landlock, seccomp
 if sys.platform != "win32":
     import resource
 
-OPEN_FILES = 4096
+_OPEN_FILES = 4096
 """Of the main process."""
 
 _MAX_OPEN_FILES = 64  # of a child
@@ -54,9 +54,9 @@ def allow_open_files() -> None:
     """Let this process have enough files open: each page in flight is one, each child four."""
     if sys.platform != "win32":
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < OPEN_FILES:
+        if soft < _OPEN_FILES:
             with suppress(OSError, ValueError):  # macOS names a limit that it does not grant
-                resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))
 
 
 def die_with_parent(parent: int) -> None:

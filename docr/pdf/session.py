@@ -2,19 +2,23 @@
 
 import dataclasses
 import os
+import selectors
 import signal
+import threading
 import time
 from collections import deque
 from contextlib import suppress
 from pathlib import PurePosixPath
 
-from docr.errors import FailureCode, SandboxMissing
+from docr.errors import DocrError, FailureCode, SandboxMissing
 from docr.pdf import wire
 from docr.pdf.launch import Child, Launcher
 from docr.pdf.memory import make_memory
 from docr.pdf.settings import SANDBOX, RenderSettings
 from docr.pdf.wire import Channel, Message, WireError
 from docr.types import SourceFile
+
+_MAX_START_FAILURES = 3  # in a row
 
 START_SECONDS = 60.0  # until "hello": imports on a slow disk are not the document's fault
 
@@ -124,6 +128,17 @@ class Session:
             raise self.nonsense(error) from error
         return None
 
+    def first(self) -> Message:
+        """The first message, waited for. Raises ChildLost."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.channel, selectors.EVENT_READ)
+            while True:
+                selector.select(max(0.0, self.deadline - time.monotonic()))
+                if (message := self.receive()) is not None:
+                    return message
+                if self.deadline <= time.monotonic():
+                    raise self.overdue()
+
     def is_silent(self) -> bool:
         """Whether the child lives and has nothing to say that was not asked for."""
         try:
@@ -179,6 +194,25 @@ class Session:
         else:
             how = f"ended with exit code {status}"
         return ChildLost(code, f"the rendering process {how}", started=self._started)
+
+
+class StartCounter:
+    """Tells children that do not start, the machine's fault, from those that die of a document."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def succeeded(self) -> None:
+        """A child said something."""
+        self._in_a_row = 0
+
+    def failed(self, lost: ChildLost) -> None:
+        """A child died before it said anything. Raises DocrError when that goes on."""
+        with self._lock:
+            self._in_a_row += 1
+            if self._in_a_row >= _MAX_START_FAILURES:
+                raise DocrError(f"cannot start a process to render in: {lost.message}") from lost
 
 
 def _signal_name(number: int) -> str:

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from docr.errors import FailureCode, InputError
 from docr.pdf import replies, wire
+from docr.pdf.kept import Opened
 from docr.pdf.launch import Launcher
 from docr.pdf.memory import take_contents
 from docr.pdf.replies import RenderedPage, RenderTask
@@ -41,26 +41,6 @@ class Strikes:
         if self.lost >= MAX_LOST_IN_A_ROW:
             return f"given up: {self.lost} pages in a row of this damaged document failed"
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A document in a child that has opened it.
-
-    Attributes:
-        turn: which document of the run it is.
-        source: descriptor of the input.
-    """
-
-    turn: int
-    path: Path
-    source: int
-    session: Session
-
-    def close(self) -> None:
-        """End the child and close the file."""
-        self.session.end()
-        os.close(self.source)
 
 
 class Work:

@@ -417,7 +417,7 @@ def test_children_do_not_wait_for_documents_that_were_passed(tmp_path: Path) -> 
 
 @linux_only
 def test_only_so_many_children_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docr.pdf.cage._MOST_KEPT", 3)
+    monkeypatch.setattr("docr.pdf.kept.MOST_KEPT", 3)
     sources = [pdfs.saved(tmp_path, f"{n}.pdf", pdfs.tinted_pages(1)) for n in range(6)]
     fds = psutil.Process().num_fds()
     with Cage(SETTINGS, transform=FAKES + "whose") as cage:

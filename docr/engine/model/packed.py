@@ -36,11 +36,19 @@ and a page's result is then the same in small batches as alone."""
 
 
 class PackedLinear(nn.Module):
-    """x W^T in bf16."""
+    """x W^T + b in bf16.
 
-    def __init__(self, weight: Tensor) -> None:
+    Args:
+        then: "gelu", the exact one, of what is not rounded yet; or "none".
+        rows: about how many there will be.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, then: str = "none", rows: int = FEW
+    ) -> None:
         super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        self._bias, self._then = bias, then
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each row of x [...,I]."""
@@ -53,26 +61,8 @@ class PackedLinear(nn.Module):
         return torch.cat([matrix._product(rows) for matrix, rows in _parts(matrices, x, sizes)])
 
     def _product(self, rows: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, None, "none", [], "")
-        return out
-
-
-class PackedWideLinear(nn.Module):
-    """x W^T + b in bf16, of many rows.
-
-    Args:
-        then: "gelu", the exact one, of what is not rounded yet; or "none".
-    """
-
-    def __init__(self, linear: nn.Linear, then: str = "none") -> None:
-        super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight, MANY)
-        self._bias, self._then = linear.bias, then
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply each row of x [...,I]."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self._bias, self._then, [], "none"
+            rows, self._packed, self._bias, self._then, [], "none"
         )
         return out
 
@@ -80,17 +70,21 @@ class PackedWideLinear(nn.Module):
 class PackedSamMlp(SamMlp):
     """With its GELU in the first product."""
 
-    lin1: PackedWideLinear  # type: ignore[assignment]  # in place of a linear layer
-    lin2: PackedWideLinear  # type: ignore[assignment]
+    lin1: PackedLinear  # type: ignore[assignment]  # in place of a linear layer
+    lin2: PackedLinear  # type: ignore[assignment]
 
     def __init__(self, mlp: SamMlp) -> None:
         nn.Module.__init__(self)
-        self.lin1, self.lin2 = PackedWideLinear(mlp.lin1, "gelu"), PackedWideLinear(mlp.lin2)
+        self.lin1, self.lin2 = _of_encoder(mlp.lin1, "gelu"), _of_encoder(mlp.lin2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each row of x [...,C]."""
         out: Tensor = self.lin2(self.lin1(x))
         return out
+
+
+def _of_encoder(linear: nn.Linear, then: str = "none") -> PackedLinear:
+    return PackedLinear(linear.weight, linear.bias, then=then, rows=MANY)
 
 
 def pack_encoder(encoder: DeepEncoder) -> None:
@@ -100,7 +94,7 @@ def pack_encoder(encoder: DeepEncoder) -> None:
             if isinstance(child, SamMlp):
                 setattr(module, name, PackedSamMlp(child))
             elif isinstance(child, nn.Linear):
-                setattr(module, name, PackedWideLinear(child))
+                setattr(module, name, _of_encoder(child))
 
 
 class Int8Linear(nn.Module):
