@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from docr.output.files import replace_file, sync_folder
-from docr.output.read import DocumentJSON, PageEntryJSON, walk_documents
+from docr.output.index import Folder, Index, stamp_of
+from docr.output.read import DocumentJSON, PageEntryJSON, look
 
 _WRITE_BYTES = 1 << 16
 
@@ -13,12 +14,38 @@ _WRITE_BYTES = 1 << 16
 def write_manifest(out: Path, *, temporary: Path) -> None:
     """Rebuild the manifest from the document records, whichever run wrote them.
 
+    Lines of folders that have not changed since the last time are taken over.
+
     Raises:
-        OutputError: the disk is full or the folder cannot be written.
+        OutputError: the disk is full or the folder cannot be read or written.
     """
-    chunks = _gathered(b"".join(_lines(*found)) for found in walk_documents(out))
-    if replace_file(out / "manifest.jsonl", chunks, temporary=temporary):
-        sync_folder(out)
+    with Index(out, temporary=temporary) as index:
+        chunks = _gathered(folder.lines for folder in _folders(out, index))
+        if replace_file(out / "manifest.jsonl", chunks, temporary=temporary):
+            sync_folder(out)
+        index.replace()
+
+
+def _folders(out: Path, index: Index) -> Iterator[Folder]:
+    """All folders below `out`, noted in the index for the next time."""
+    pending = [""]
+    while pending:
+        path = pending.pop()
+        stamp = stamp_of(f"{out}/{path}")
+        if stamp is None:
+            continue  # gone meanwhile
+        folder = index.find(path, stamp) or _read_folder(out, path)
+        if folder.lines or not (out / path / "document.json").is_file():  # else damaged: told again
+            index.add(path, stamp, folder)
+        yield folder
+        pending += [f"{path}{name}/" for name in reversed(folder.names)]
+
+
+def _read_folder(out: Path, path: str) -> Folder:
+    document, names = look(out, path)
+    if document is None:
+        return Folder(b"", names)
+    return Folder(b"".join(_lines(f"{path}document.json", document)), names)
 
 
 def _gathered(parts: Iterable[bytes]) -> Iterator[bytes]:

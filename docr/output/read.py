@@ -166,23 +166,37 @@ def walk_documents(out: Path) -> Iterator[tuple[str, DocumentJSON]]:
     pending = [""]
     while pending:
         folder = pending.pop()
-        path = f"{folder}document.json"
-        document = read_document(f"{out}/{path}")
+        document, names = look(out, folder)
         if document is not None:
-            yield path, document
-        elif (out / path).is_file():
-            log.warning("%s is damaged; the next run makes it anew", path)
-        names = _subfolders(f"{out}/{folder}")
-        if not folder:
-            names = [name for name in names if name != ".docr"]
-        pending += [f"{folder}{name}/" for name in sorted(names, reverse=True)]
+            yield f"{folder}document.json", document
+        pending += [f"{folder}{name}/" for name in reversed(names)]
+
+
+def look(out: Path, folder: str) -> tuple[DocumentJSON | None, list[str]]:
+    """The document in a folder, if it has one that can be trusted, and the names of its folders.
+
+    Args:
+        out: the output folder.
+        folder: a path below it, ends in "/"; "" for `out` itself.
+
+    Returns:
+        The document, and the names, sorted; none if the folder is gone meanwhile.
+
+    Raises:
+        OutputError: the folder cannot be read.
+    """
+    path = f"{folder}document.json"
+    document = read_document(f"{out}/{path}")
+    if document is None and (out / path).is_file():
+        log.warning("%s is damaged; the next run makes it anew", path)
+    return document, [name for name in _subfolders(f"{out}/{folder}") if folder or name != ".docr"]
 
 
 def _subfolders(folder: str) -> list[str]:
-    """Names of the folders in a folder; none if it is gone meanwhile."""
+    """Names of the folders in a folder, sorted; none if it is gone meanwhile."""
     try:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -3,10 +3,11 @@
     OUT/.docr/format          version, and the names that were in OUT before docr
     OUT/.docr/settings.json   the settings of all its records
     OUT/.docr/roots.json      the directories whose documents it holds
+    OUT/.docr/index.jsonl     which folders the manifest need not read again
     OUT/.docr/lock            held for the whole run
     OUT/.docr/tmp/            files being written; swept when a run starts
     OUT/.docr/runs/<id>.jsonl event log, advisory
-    OUT/manifest.jsonl        rebuilt from the records
+    OUT/manifest.jsonl        rebuilt from the records that have changed
     OUT/<document>/           page-0001.json, page-0001.md, figures/page-0001-1.png, document.json,
                               document.md
 
