@@ -17,6 +17,7 @@ from docr.engine.engine import ModelEngine
 from docr.engine.model.config import ModelConfig
 from docr.engine.model.decoder import MoE
 from docr.engine.model.deepseek_ocr import DeepseekOCR
+from docr.engine.model.native import NativeDecoder
 from docr.engine.runner import Runner
 from docr.engine.sampling import Picks
 from docr.engine.sequence import Sequence
@@ -118,6 +119,8 @@ class BenchRunner(Runner):
         graphs = isinstance(loop, DeviceLoop) and loop.capture
         if isinstance(loop, DeviceLoop):
             loop.capture = graphs and not self._looking  # a graph would not look
+        if isinstance(self._model.decoder, NativeDecoder):
+            self._model.decoder.whole = not self._looking  # nor would a single call
         try:
             return super().decode(pages)
         finally:

@@ -149,16 +149,17 @@ class Prefilling:
 
 
 class Decoding:
-    """Takes in a few tokens a page, each page at its own place; implements model.decoder.KVCache.
+    """Takes in a few tokens a page, each page at its own place; implements model.decoder.RowCache.
 
     Where a page has fewer tokens than another its last one is repeated at the same position, so
     that nothing is written behind it.
 
     Attributes:
+        rows: keys and values of each layer, [>=B,H,L,hd].
         positions: i64 [B,T].
 
     Args:
-        rows: of all layers.
+        rows: the same.
         begins: the position of each page's first token.
         counts: of each page's tokens.
         tokens: T, at least the largest of them.
@@ -168,7 +169,7 @@ class Decoding:
         self, rows: list[Tensor], begins: list[int], counts: list[int], tokens: int
     ) -> None:
         device = rows[0].device
-        self._rows = rows
+        self.rows = rows
         self._pages = torch.arange(len(begins), device=device)[:, None]
         first, count = torch.tensor((begins, counts), device=device)[..., None]
         self.positions = first + torch.minimum(torch.arange(tokens, device=device), count - 1)
@@ -184,14 +185,14 @@ class Decoding:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [B,H,T,hd], and attend to all that the pages have so far."""
         if products.attends(q):
-            keys, values = self._rows[2 * layer : 2 * layer + 2]
+            keys, values = self.rows[2 * layer : 2 * layer + 2]
             return products.attend(q, k, v, keys, values, self.positions)
         return attend(q, *self.extend(layer, k, v))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Store k, v [B,H,T,hd]; views [B,H,K,hd] of all that the pages have, and their mask."""
         both = []
-        for rows, new in zip(self._rows[2 * layer : 2 * layer + 2], (k, v), strict=True):
+        for rows, new in zip(self.rows[2 * layer : 2 * layer + 2], (k, v), strict=True):
             rows[self._pages, :, self.positions] = new.transpose(1, 2)  # B,H,T,hd -> B,T,H,hd
             both.append(rows[: len(self._pages), :, : self._longest])
         return both[0], both[1], self._mask

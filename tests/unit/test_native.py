@@ -3,7 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from docr.compiled import Unavailable
 from docr.engine import sampling
+from docr.engine.cache import Decoding
 from docr.engine.grid_attention import grid_attention_torch
 from docr.engine.model import decoder
 from docr.engine.model.decoder import Experts, RMSNorm
@@ -20,6 +21,7 @@ from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.model.layout import lay_out
 from docr.engine.model.load import load_model
 from docr.engine.model.native import (
+    NativeDecoder,
     NativeExperts,
     NativeInt8Experts,
     NativeInt8Linear,
@@ -285,13 +287,40 @@ def test_a_model_in_eight_bits_is_near(wide_toy: Path) -> None:
     assert 1e-3 < error(logits(model, 3), before) < 0.06
 
 
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize(("pages", "tokens"), [(1, 1), (3, 1), (2, 5)])
+def test_all_layers_in_one_call(
+    wide_toy: Path, pages: int, tokens: int, quantize: Literal["none", "int8"]
+) -> None:
+    model = load_model(wide_toy, device="cpu", dtype=torch.bfloat16)
+    lay_out(model, quantize)
+    decoder, dims = model.decoder, model.config
+    assert isinstance(decoder, NativeDecoder)
+    torch.manual_seed(pages)
+    shape = (pages + 1, dims.num_attention_heads, 128, dims.head_dim)
+    kept = [bf16(*shape) for _ in range(2 * dims.num_hidden_layers)]
+    x = bf16(pages, tokens, dims.hidden_size)
+    before = x.clone()
+    results = []
+    for decoder.whole in (False, True):
+        cache = Decoding(
+            [rows.clone() for rows in kept], [70, 0, 9][:pages], [tokens] * pages, tokens
+        )
+        hidden = decoder(x, cache.positions, cache)
+        results.append((hidden, *cache.rows))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert not torch.equal(results[0][1], kept[0]) and torch.equal(x, before)
+
+
 def test_no_memory_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        def docr_linear_bf16(self, *arguments: object) -> int:
+        def docr_linear(self, *arguments: object) -> int:
             return 0
 
     monkeypatch.setattr(products, "library", Full)
-    with pytest.raises(MemoryError, match="docr_linear_bf16"):
+    with pytest.raises(MemoryError, match="docr_linear"):
         products.linear(bf16(1, 64), bf16(2, 64))
 
 

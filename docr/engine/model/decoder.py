@@ -4,7 +4,7 @@ Shapes: B sequences, T tokens of this call, K tokens to attend to, D hidden size
 hd head dim, E routed experts, F an expert's width, R rows of tokens (B*T).
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,17 @@ class KVCache(Protocol):
             [B,H,T,hd]. A token sees those before it in its sequence, and itself.
         """
         ...
+
+
+@runtime_checkable
+class RowCache(KVCache, Protocol):
+    """A cache in which each page has a row, and that others may write and read by themselves.
+
+    Attributes:
+        rows: keys and values of each layer, [>=B,H,L,hd]; a token's are at its position.
+    """
+
+    rows: list[Tensor]
 
 
 class RMSNorm(nn.Module):

@@ -10,10 +10,22 @@ Each class takes over the weights of the one that it replaces, so none calls its
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from docr.engine.model.decoder import MLP, Attention, DecoderLayer, Experts, MoE, RMSNorm
+from docr.engine.model.decoder import (
+    MLP,
+    Attention,
+    Decoder,
+    DecoderLayer,
+    Experts,
+    KVCache,
+    MoE,
+    RMSNorm,
+    RowCache,
+    rotary_table,
+)
 from docr.engine.model.deepseek_ocr import DeepseekOCR
 from docr.engine.native import products
-from docr.engine.native.products import Int8Matrices
+from docr.engine.native.layers import Layers, LayerWeights
+from docr.engine.native.products import Int8Matrices, Matrices
 
 FEW_ROWS = 128
 """Up to so many rows a product with a matrix is as fast as oneDNN's; up to half of them, faster."""
@@ -66,6 +78,9 @@ Linear = type[NativeLinear] | type[NativeInt8Linear]
 class NativeAttention(Attention):
     """Attention whose queries and keys are rotated in place."""
 
+    qkv_proj: NativeLinear | NativeInt8Linear
+    o_proj: NativeLinear | NativeInt8Linear
+
     def __init__(self, attention: Attention, linear: Linear) -> None:
         nn.Module.__init__(self)
         self.layer, self.heads = attention.layer, attention.heads
@@ -94,7 +109,12 @@ class NativeMLP(MLP):
         rows = x.reshape(-1, x.shape[-1])
         if len(rows) > FEW_ROWS:
             return super().forward(x)
-        return products.mlp(rows, self.gate_up_proj.matrix, self.down_proj.matrix).view_as(x)
+        return products.mlp(rows, *self.matrices).view_as(x)
+
+    @property
+    def matrices(self) -> tuple[Matrices, Matrices]:
+        """Gate and up in one, and down."""
+        return self.gate_up_proj.matrix, self.down_proj.matrix
 
 
 class NativeExperts(Experts):
@@ -107,7 +127,12 @@ class NativeExperts(Experts):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """As Experts does it."""
-        return products.mix_experts(x, weights, chosen, self.gate_up_proj, self.down_proj)
+        return products.mix_experts(x, weights, chosen, *self.matrices)
+
+    @property
+    def matrices(self) -> tuple[Matrices, Matrices]:
+        """All experts' gates and ups, and downs."""
+        return self.gate_up_proj, self.down_proj
 
 
 class NativeInt8Experts(Experts):
@@ -116,12 +141,11 @@ class NativeInt8Experts(Experts):
     def __init__(self, experts: Experts) -> None:
         nn.Module.__init__(self)
         self.count = experts.count
-        self._gate_up = Int8Matrices.of(experts.gate_up_proj)
-        self._down = Int8Matrices.of(experts.down_proj)
+        self.matrices = Int8Matrices.of(experts.gate_up_proj), Int8Matrices.of(experts.down_proj)
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """As Experts does it."""
-        return products.mix_experts(x, weights, chosen, self._gate_up, self._down)
+        return products.mix_experts(x, weights, chosen, *self.matrices)
 
 
 RoutedExperts = type[NativeExperts] | type[NativeInt8Experts]
@@ -130,16 +154,60 @@ RoutedExperts = type[NativeExperts] | type[NativeInt8Experts]
 class NativeMoE(MoE):
     """Each token through its best experts, and through the shared ones."""
 
+    experts: NativeExperts | NativeInt8Experts
+    shared_experts: NativeMLP
+
     def __init__(self, moe: MoE, linear: Linear, experts: RoutedExperts) -> None:
         nn.Module.__init__(self)
         self.top_k, self.gate = moe.top_k, moe.gate
-        self._wide_gate = moe.gate.float()
+        self.wide_gate = moe.gate.float()
         self.experts = experts(moe.experts)
         self.shared_experts = NativeMLP(moe.shared_experts, linear)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As MoE does it."""
-        return products.route(x, self._wide_gate, self.top_k)
+        return products.route(x, self.wide_gate, self.top_k)
+
+
+class NativeDecoder(Decoder):
+    """Layers of this module; for a few tokens on a cache in rows, all of them in one call.
+
+    Attributes:
+        whole: whether it may be one call, of whose insides nothing can be seen.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        nn.Module.__init__(self)
+        self.config, self.layers, self.norm = decoder.config, decoder.layers, decoder.norm
+        self.whole = True
+        self._few = Layers(
+            [_weights(layer) for layer in decoder.layers],
+            self.norm.weight,
+            eps=self.config.rms_norm_eps,
+            heads=self.config.num_attention_heads,
+            top_k=self.config.num_experts_per_tok,
+        )
+
+    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None) -> Tensor:
+        """As Decoder does it."""
+        is_few = x.shape[0] * x.shape[1] <= FEW_ROWS
+        if not (self.whole and is_few and isinstance(cache, RowCache)):
+            return super().forward(x, positions, cache)
+        return self._few(x, rotary_table(positions, self.config, x.dtype), positions, cache.rows)
+
+
+def _weights(layer: nn.Module) -> LayerWeights:
+    assert isinstance(layer, DecoderLayer)
+    norms = layer.input_norm.weight, layer.post_attention_norm.weight
+    attention, mlp = layer.attention, layer.mlp
+    assert isinstance(attention, NativeAttention)
+    attending = attention.qkv_proj.matrix, attention.o_proj.matrix
+    if isinstance(mlp, NativeMLP):
+        return LayerWeights(*norms, *attending, *mlp.matrices)
+    assert isinstance(mlp, NativeMoE)
+    return LayerWeights(
+        *norms, *attending, *mlp.shared_experts.matrices, mlp.wide_gate, *mlp.experts.matrices
+    )
 
 
 def make_native(model: DeepseekOCR, *, eight: bool) -> None:
@@ -159,4 +227,5 @@ def make_native(model: DeepseekOCR, *, eight: bool) -> None:
         else:
             layer.mlp = NativeMLP(layer.mlp, linear)
     model.decoder.norm = NativeNorm(model.decoder.norm)
+    model.decoder = NativeDecoder(model.decoder)
     model.lm_head = linear(model.lm_head)

@@ -20,7 +20,7 @@ B pages, H heads, T queries, hd head dim.
 #include <omp.h>
 #include <stdlib.h>
 
-#include "lanes.h"
+#include "few_rows.h"
 
 enum {
     PAIR = 2,        /* rows of a matrix at a time, for few rows of x: */
@@ -32,13 +32,6 @@ enum {
 };
 
 INLINE void prefetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_T1); }
-
-/* A matrix: bf16 as it is; 8-bit integers with a scale and the sum of each row. */
-typedef struct {
-    const void *values;
-    const float *scales;
-    const int32_t *sums;
-} Matrix;
 
 /* Rows of x: bf16 as they are; u8 with 128 for zero and a scale each. */
 typedef struct {
@@ -287,15 +280,9 @@ INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i
     return 1;
 }
 
-/* out [R,N] = x [R,K] w [N,K]^T. N is a multiple of 4, K of 32. 0: no memory. */
-int docr_linear_bf16(const bf16 *x, const bf16 *w, bf16 *out, i64 R, i64 N, i64 K) {
-    return linear(0, x, (Matrix){w, NULL, NULL}, out, R, N, K);
-}
-
-/* The same with 8-bit integers; K is a multiple of 64. */
-int docr_linear_int8(const bf16 *x, const int8_t *w, const float *scales, const int32_t *sums,
-                     bf16 *out, i64 R, i64 N, i64 K) {
-    return linear(1, x, (Matrix){w, scales, sums}, out, R, N, K);
+/* out [R,N] = x [R,K] w [N,K]^T. N is a multiple of 4, K of 32, and of 64 in 8 bits. */
+int docr_linear(const bf16 *x, const Matrix *w, bf16 *out, i64 R, i64 N, i64 K) {
+    return w->scales ? linear(1, x, *w, out, R, N, K) : linear(0, x, *w, out, R, N, K);
 }
 
 INLINE Matrix of_expert(int eight, Matrix all, i64 expert, i64 N, i64 K) {
@@ -415,20 +402,12 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
 }
 
 /* Each row's chosen experts, silu(x gate) * (x up) down, weighted and summed: out [R,D].
-   x [R,D]; chosen, shares [R,k]; gate_up [E,2F,D]; down [E,D,F]. D and F are multiples of 32. */
-int docr_experts_bf16(const bf16 *x, const i64 *chosen, const float *shares, const bf16 *gate_up,
-                      const bf16 *down, bf16 *out, i64 R, i64 k, i64 E, i64 D, i64 F) {
-    Matrix up = {gate_up, NULL, NULL}, back = {down, NULL, NULL};
-    return experts(0, x, chosen, shares, up, back, out, R, k, E, D, F);
-}
-
-/* The same with 8-bit integers; scales and sums [E,2F] and [E,D]. D and F are multiples of 64. */
-int docr_experts_int8(const bf16 *x, const i64 *chosen, const float *shares, const int8_t *gate_up,
-                      const float *up_scales, const int32_t *up_sums, const int8_t *down,
-                      const float *down_scales, const int32_t *down_sums, bf16 *out, i64 R, i64 k,
-                      i64 E, i64 D, i64 F) {
-    Matrix up = {gate_up, up_scales, up_sums}, back = {down, down_scales, down_sums};
-    return experts(1, x, chosen, shares, up, back, out, R, k, E, D, F);
+   x [R,D]; chosen, shares [R,k]; gate_up [E,2F,D]; down [E,D,F], scales and sums of both as their
+   rows. D and F are multiples of 32, and of 64 in 8 bits. */
+int docr_experts(const bf16 *x, const i64 *chosen, const float *shares, const Matrix *gate_up,
+                 const Matrix *down, bf16 *out, i64 R, i64 k, i64 E, i64 D, i64 F) {
+    return gate_up->scales ? experts(1, x, chosen, shares, *gate_up, *down, out, R, k, E, D, F)
+                           : experts(0, x, chosen, shares, *gate_up, *down, out, R, k, E, D, F);
 }
 
 enum { QUERIES = 2, WIDEST = 8 }; /* queries at a time, and registers of a head of 128 */

@@ -6,14 +6,14 @@ Call these only where `fits`, `attends` and `takes_grid` allow it.
 import ctypes
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from docr.engine.native.library import library
 
-Argument: TypeAlias = "Tensor | int | float | ctypes.Array[ctypes.c_int64]"
+Argument: TypeAlias = "Tensor | int | float | ctypes.Array[Any] | ctypes.Structure"
 
 STEP = 64
 """Inner sides of matrices are multiples of this."""
@@ -61,10 +61,18 @@ class Int8Matrices:
         """[...,N,K]."""
         return self.values.shape
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All three, in the order in which the kernels take them."""
-        return self.values, self.scales, self.sums
+
+Matrices: TypeAlias = Tensor | Int8Matrices
+
+
+class Matrix(ctypes.Structure):
+    """Matrix, or matrices, of few_rows.h."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+    )
 
 
 def fits(*weights: Tensor) -> bool:
@@ -99,29 +107,22 @@ def takes_grid(q: Tensor, side: int) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor | Int8Matrices) -> Tensor:
+def linear(x: Tensor, weight: Matrices) -> Tensor:
     """Multiply rows x [R,K] with a matrix [N,K], transposed: [R,N], in bf16."""
     x = x.contiguous()
     out = x.new_empty(len(x), weight.shape[0])
-    if isinstance(weight, Int8Matrices):
-        _call("docr_linear_int8", x, *weight.tensors, out, len(x), *weight.shape)
-    else:
-        _call("docr_linear_bf16", x, weight, out, len(x), *weight.shape)
+    call("docr_linear", x, matrix(weight), out, len(x), *weight.shape)
     return out
 
 
-def mlp(x: Tensor, gate_up: Tensor | Int8Matrices, down: Tensor | Int8Matrices) -> Tensor:
+def mlp(x: Tensor, gate_up: Matrices, down: Matrices) -> Tensor:
     """down(silu(gate x) * up x) for bf16 x [R,D], gate_up [2F,D], down [D,F]: one expert of one."""
     chosen = torch.zeros(len(x), 1, dtype=torch.int64)
     return mix_experts(x, torch.ones(len(x), 1), chosen, gate_up, down)
 
 
 def mix_experts(
-    x: Tensor,
-    shares: Tensor,
-    chosen: Tensor,
-    gate_up: Tensor | Int8Matrices,
-    down: Tensor | Int8Matrices,
+    x: Tensor, shares: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """The chosen experts' outputs, weighted and summed in fp32; see decoder.Experts.forward.
 
@@ -136,11 +137,7 @@ def mix_experts(
     out = torch.empty_like(x)
     inputs = x, chosen.contiguous(), shares.contiguous()
     sizes = [*chosen.shape, *((1, *down.shape)[-3:])]
-    if isinstance(gate_up, Int8Matrices) and isinstance(down, Int8Matrices):
-        _call("docr_experts_int8", *inputs, *gate_up.tensors, *down.tensors, out, *sizes)
-    else:
-        assert isinstance(gate_up, Tensor) and isinstance(down, Tensor)
-        _call("docr_experts_bf16", *inputs, gate_up, down, out, *sizes)
+    call("docr_experts", *inputs, matrix(gate_up), matrix(down), out, *sizes)
     return out
 
 
@@ -168,7 +165,7 @@ def attend(
     out = q.new_empty(B, T, H, hd)
     packed = (ctypes.c_int64 * len(strides))(*strides)
     rows = positions.contiguous()
-    _call("docr_attend_bf16", q, k, v, packed, keys, values, rows, out, B, H, T, hd)
+    call("docr_attend_bf16", q, k, v, packed, keys, values, rows, out, B, H, T, hd)
     return out.transpose(1, 2)
 
 
@@ -176,14 +173,14 @@ def rotate(qkv: Tensor, rotary: Tensor) -> None:
     """Rotate queries and keys of bf16 [R,3,H,hd] in place, by decoder.rotary_table's result."""
     R, _, H, hd = qkv.shape
     assert qkv.is_contiguous() and rotary.numel() == 2 * R * hd, (qkv.shape, rotary.shape)
-    _call("docr_rotate_bf16", qkv, rotary.contiguous(), R, H, hd)
+    call("docr_rotate_bf16", qkv, rotary.contiguous(), R, H, hd)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Divide each row of bf16 x [...,D] by its root mean square, times the weight [D]."""
     x = x.contiguous()
     out = torch.empty_like(x)
-    _call("docr_norm_bf16", x, weight, eps, out, x.numel() // len(weight), len(weight))
+    call("docr_norm_bf16", x, weight, eps, out, x.numel() // len(weight), len(weight))
     return out
 
 
@@ -192,7 +189,7 @@ def route(x: Tensor, gate: Tensor, count: int) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
     shares = torch.empty(len(x), count)
     chosen = torch.empty(len(x), count, dtype=torch.int64)
-    _call("docr_route_bf16", x, gate, shares, chosen, len(x), count, *gate.shape)
+    call("docr_route_bf16", x, gate, shares, chosen, len(x), count, *gate.shape)
     return shares, chosen
 
 
@@ -204,7 +201,7 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
     out = q.new_empty(B, g * g, H, hd)
     strides = (ctypes.c_int64 * 3)(*q.stride()[:3])
     biases = rows.contiguous(), columns.contiguous()
-    _call("docr_grid_bf16", q, k, v, strides, *biases, out, B, H, g)
+    call("docr_grid_bf16", q, k, v, strides, *biases, out, B, H, g)
     return out.transpose(1, 2)
 
 
@@ -216,11 +213,19 @@ def pick(
     ids = torch.tensor([token for tokens in banned for token in tokens], dtype=torch.int64)
     ends = torch.tensor([len(tokens) for tokens in banned]).cumsum(0)
     tokens, logprobs = torch.empty(R, dtype=torch.int64), torch.empty(R)
-    _call("docr_pick", logits, undecodable, ids, ends, tokens, logprobs, R, V)
+    call("docr_pick", logits, undecodable, ids, ends, tokens, logprobs, R, V)
     return tokens.tolist(), logprobs.tolist()
 
 
-def _call(name: str, *arguments: Argument) -> None:
+def matrix(weights: Matrices) -> Matrix:
+    """Where weights are, which must outlive it."""
+    if isinstance(weights, Int8Matrices):
+        tensors = weights.values, weights.scales, weights.sums
+        return Matrix(*(tensor.data_ptr() for tensor in tensors))
+    return Matrix(weights.data_ptr())
+
+
+def call(name: str, *arguments: Argument) -> None:
     """Call a kernel: tensors by their addresses, sizes as 64-bit integers, fp32.
 
     Raises:
@@ -237,4 +242,6 @@ def _passed(argument: Argument) -> object:
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, int):
         return ctypes.c_int64(argument)
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
     return ctypes.c_float(argument) if isinstance(argument, float) else argument
