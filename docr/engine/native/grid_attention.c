@@ -37,10 +37,19 @@ typedef struct {
 /* A group of keys [16,hd] as [hd/2,16,2], and of values as [8,hd,2]: pairs lie together. Missing
    ones are zeros. */
 static void pack(const bf16 *k, const bf16 *v, i64 step, i64 count, bf16 *keys, bf16 *values) {
-    for (i64 j = 0; j < KEYS; j++)
+    uint32_t some_keys[KEYS][HD / 2] = {{0}}, turned[HD / 2][KEYS];
+    bf16 some_values[KEYS][HD] = {{0}};
+    for (i64 j = 0; j < count && j < KEYS; j++) {
+        memcpy(some_keys[j], k + j * step, sizeof some_keys[j]);
+        memcpy(some_values[j], v + j * step, sizeof some_values[j]);
+    }
+    for (i64 p = 0; p < HD / 2; p++)
+        for (i64 j = 0; j < KEYS; j++) turned[p][j] = some_keys[j][p];
+    memcpy(keys, turned, sizeof turned);
+    for (i64 j = 0; j < KEYS; j += 2)
         for (i64 c = 0; c < HD; c++) {
-            keys[(c / 2 * KEYS + j) * 2 + c % 2] = j < count ? k[j * step + c] : 0;
-            values[(j / 2 * HD + c) * 2 + j % 2] = j < count ? v[j * step + c] : 0;
+            values[j * HD + 2 * c] = some_values[j][c];
+            values[j * HD + 2 * c + 1] = some_values[j + 1][c];
         }
 }
 
@@ -110,7 +119,8 @@ static void attend(const bf16 *q, i64 step, const bf16 *keys, const bf16 *values
                    const bf16 *rows, const bf16 *columns, i64 g, i64 from, i64 count, bf16 *out,
                    i64 out_step) {
     Chunk chunk;
-    memset(&chunk, 0, sizeof chunk);
+    memset(chunk.sums, 0, sizeof chunk.sums);
+    memset(chunk.totals, 0, sizeof chunk.totals);
     const i64 wide = (g + KEYS - 1) / KEYS; /* groups of a row of the grid */
     for (i64 i = 0; i < CHUNK; i++) {
         i64 query = from + (i < count ? i : 0);
@@ -122,7 +132,7 @@ static void attend(const bf16 *q, i64 step, const bf16 *keys, const bf16 *values
             chunk.rows[i][j] = j < g ? number(rows[query * g + j]) : NEVER;
     }
     for (i64 group = 0; group < groups; group += GROUPS)
-        for (int first = 0; first < CHUNK; first += QUERIES)
+        for (int first = 0; first < count; first += QUERIES)
             take(&chunk, first, keys + group * GROUP, values + group * GROUP, group, wide);
     for (i64 i = 0; i < count; i++) {
         __m512 total = _mm512_set1_ps(chunk.totals[i]);
