@@ -1,8 +1,8 @@
 """THE FLOW of pages on one device: render -> prepare -> generate -> parse -> write.
 
-    chunks ─▶ pdf.cage (render, prepare) ─▶ engine ─▶ writer (parse, record) ─▶ outcomes
+    chunks ─▶ pdf.cage (render, prepare) ─▶ prompter ─▶ engine ─▶ writer (parse, record) ─▶ outcomes
 
-The device has this thread; rendering and writing have others, so that it never waits for them.
+The device has this thread; what comes before it and after it has others, so that it never waits.
 Every page of a submitted chunk comes back as exactly one outcome, whatever happens to it. What
 to work on, and what to do with the outcomes, is job.py's business; a pipeline knows neither the
 other devices nor the collection.
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -28,7 +29,15 @@ from docr.pdf.ahead import READY_PAGES, Ahead
 from docr.pdf.cage import DocumentInfo, RenderedPage, RenderTask
 from docr.rendering import mode_of, open_cage
 from docr.settings import Settings
-from docr.types import Completion, PageFailure, PageImage, PageRef, PageViews, SourceFile
+from docr.types import (
+    Completion,
+    PageFailure,
+    PageImage,
+    PageInputs,
+    PageRef,
+    PageViews,
+    SourceFile,
+)
 from docr.writer import Chunk, PageOutcome, PageWriter
 
 log = logging.getLogger(__name__)
@@ -136,6 +145,9 @@ class Pipeline:
         self._open: dict[PageRef, _Open] = {}
         # Before the engine: the cage's children must never inherit a device.
         self._cage = Ahead(open_cage(settings, workers=config.render_workers))
+        # A text layer takes milliseconds to encode: on a fast device, a tenth of its time.
+        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._encoding: deque[Future[PageInputs]] = deque()
         self._writing: deque[Future[PageOutcome]] = deque()
         self._hands = ThreadPoolExecutor(_WRITERS, thread_name_prefix="writer")
 
@@ -153,6 +165,7 @@ class Pipeline:
     def close(self) -> None:
         """End the rendering children, write what is read and release the device."""
         self._cage.close()
+        self._prompts.shutdown(cancel_futures=True)
         self._hands.shutdown()
         if self._engine is not None:
             self._engine.close()
@@ -169,7 +182,7 @@ class Pipeline:
 
     def wants(self) -> bool:
         """Whether another chunk is needed to keep renderers and engine busy."""
-        room = 0 if self._engine is None else self._engine.wants()
+        room = 0 if self._engine is None else self._room(self._engine)
         few = self._config.render_workers + READY_PAGES  # each may be of one page only
         return self._cage.pending < room or self._cage.tasks < few
 
@@ -189,11 +202,12 @@ class Pipeline:
         if self._engine is None:
             messages.append(self._load())
         assert self._engine is not None and self._prompter is not None
-        room = self._engine.wants()
+        room = self._room(self._engine)
         if room > 0:
-            patience = 0.0 if self._engine.pending or self._writing else timeout
-            for rendered in self._cage.poll(patience, limit=room):
-                self._admit(self._engine, self._prompter, rendered)
+            busy = self._engine.pending or self._encoding or self._writing
+            for rendered in self._cage.poll(0.0 if busy else timeout, limit=room):
+                self._admit(self._prompter, rendered)
+        self._begin(self._engine, timeout)
         if self._engine.pending:
             try:
                 done = self._engine.step()
@@ -258,10 +272,12 @@ class Pipeline:
             batch_pages=None if engine is None else engine.info.max_batch_pages,
         )
 
-    def _admit(
-        self, engine: Engine, prompter: Prompter, rendered: RenderedPage | PageFailure
-    ) -> None:
-        """Hand a rendered page to the engine, or finish one that does not need the model."""
+    def _room(self, engine: Engine) -> int:
+        """Pages that the engine could take beyond those that are on their way to it."""
+        return engine.wants() - len(self._encoding)
+
+    def _admit(self, prompter: Prompter, rendered: RenderedPage | PageFailure) -> None:
+        """Have a rendered page's prompt made, or finish one that does not need the model."""
         if isinstance(rendered, PageFailure):
             self._write(self._open.pop(rendered.ref), rendered)
             return
@@ -272,9 +288,18 @@ class Pipeline:
             self._write(self._open.pop(rendered.image.ref), None)
             return
         image, views = rendered.image, rendered.views
-        inputs = prompter.inputs(image.ref, views, self._mode, self._prompt, layer=image.text)
-        page.sequence_tokens = int(inputs.image_mask.sum())
-        engine.add(inputs)
+        layer = image.text if self._config.engine.drafts else ""
+        make = partial(prompter.inputs, image.ref, views, self._mode, self._prompt, layer=layer)
+        self._encoding.append(self._prompts.submit(make))
+
+    def _begin(self, engine: Engine, timeout: float) -> None:
+        """Hand the engine what is ready; wait for a page only where it has none."""
+        if self._encoding and not engine.pending:
+            wait([self._encoding[0]], timeout)
+        while self._encoding and self._encoding[0].done():
+            inputs = self._encoding.popleft().result()
+            self._open[inputs.ref].sequence_tokens = int(inputs.image_mask.sum())
+            engine.add(inputs)
 
     def _finish(self, page: _Open, finished: Completion | PageFailure | None) -> PageOutcome:
         """Turn what came of a page into its record. The broad catch per page stands here.

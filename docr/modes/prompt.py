@@ -128,13 +128,15 @@ class Prompter:
         image_mask = np.zeros(input_ids.shape, np.bool_)
         image_mask[image] = True
         # One line: the model mostly writes a paragraph's lines as one.
-        layer_ids = self.encode(" ".join(layer.encode(errors="replace").decode().split()))
+        line = " ".join(layer.encode(errors="replace").decode().split())
+        # As a batch, for then the tokenizer lets other threads go on.
+        (encoded,) = self._tokenizer.encode_batch([line], add_special_tokens=False)
         return PageInputs(
             ref=ref,
             views=views,
             input_ids=input_ids,
             image_mask=image_mask,
-            layer_ids=np.array(layer_ids, np.int64),
+            layer_ids=np.array(encoded.ids, np.int64),
         )
 
     def _around(self, text: str) -> tuple[list[int], list[int]]:

@@ -11,9 +11,12 @@ from docr import api
 from docr.errors import OutputError
 from docr.events import DocumentFailed, DocumentFinished, Event, PageFinished
 from docr.job import Stop
+from docr.modes.prompt import Prompter
 from docr.output.store import Store
 from docr.pipeline import Message, Pipeline
+from docr.types import Completion, PageFailure, PageInputs
 from tests import pdfs
+from tests.fakes.engines import EchoEngine
 
 PATIENCE = 30.0
 
@@ -65,6 +68,33 @@ def test_pages_are_read_while_documents_wait_for_the_disk(
     assert sorted(ended) == ["a.pdf", "b.pdf", "c.pdf", "d.pdf"]
     for name in ended:
         assert (tmp_path / "out" / name / "document.json").exists()
+
+
+def test_pages_are_read_while_others_prompts_are_made(
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, one_is_read = [], threading.Event()
+    inputs, step = Prompter.inputs, EchoEngine.step
+
+    def late(prompter: Prompter, *arguments: Any, **options: Any) -> PageInputs:
+        begun.append(prompter)
+        assert len(begun) == 1 or one_is_read.wait(PATIENCE), "the device waited for a prompt"
+        return inputs(prompter, *arguments, **options)
+
+    def slow(engine: EchoEngine) -> list[Completion | PageFailure]:
+        return step(engine) if len(begun) > 1 else []  # the first page is still being read
+
+    class Reading(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if isinstance(event, PageFinished):
+                one_is_read.set()
+
+    monkeypatch.setattr(Prompter, "inputs", late)
+    monkeypatch.setattr(EchoEngine, "step", slow)
+    seen = Reading()
+    convert(documents, tmp_path / "out", seen)
+    assert sum(isinstance(event, PageFinished) for event in seen) == len(begun) == 3
 
 
 def test_a_document_is_announced_when_its_record_is_there(documents: Path, tmp_path: Path) -> None:
