@@ -288,8 +288,9 @@ class Pipeline:
             self._write(self._open.pop(rendered.image.ref), None)
             return
         image, views = rendered.image, rendered.views
-        layer = image.text if self._config.engine.drafts else ""
-        make = partial(prompter.inputs, image.ref, views, self._mode, self._prompt, layer=layer)
+        make = partial(
+            prompter.inputs, image.ref, views, self._mode, self._prompt, layer=image.text
+        )
         self._encoding.append(self._prompts.submit(make))
 
     def _begin(self, engine: Engine, timeout: float) -> None:

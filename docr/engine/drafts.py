@@ -23,11 +23,11 @@ BLIND = 4
 """Tokens that do not match after which the layer is still followed from where it was left: one of
 them that differs is the commonest case."""
 
-BREAK_EVEN = 0.5
+BREAK_EVEN = 0.35
 """Share of guessed tokens that must come true for guessing to save time.
 
-Assumed, not measured yet: that a token more in a step costs about this share of
-what a step with one token costs.
+What a token more costs, as a share of a step with one token of each page: 0.26 to 0.41 for the
+short guesses that remain when few come true, measured at full size on a CPU (scripts/draft_cost.py).
 """
 
 MEMORY = 0.9
