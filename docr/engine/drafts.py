@@ -27,7 +27,8 @@ BREAK_EVEN = 0.35
 """Share of guessed tokens that must come true for guessing to save time.
 
 What a token more costs, as a share of a step with one token of each page: 0.26 to 0.41 for the
-short guesses that remain when few come true, measured at full size on a CPU (scripts/draft_cost.py).
+short guesses that remain when few come true, measured at full size on a CPU
+(scripts/draft_cost.py).
 """
 
 MEMORY = 0.9
