@@ -77,7 +77,7 @@ class BenchRunner(Runner):
         touched: experts a layer, in the steps that were looked at.
     """
 
-    LOOK_EVERY = 8
+    LOOK_EVERY = 32
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ enum {
     QUAD = 4,        /* rows of a matrix at a time, for more, */
     SIX = 6,         /* taken so many at a time: most of the registers */
     BLOCK = 8 * SIX, /* rows of x that pass together */
+    SPELL = 64,      /* rows of a matrix without a stop, for one or two of x */
     AHEAD = 7 << 10, /* bytes from what is read to what is prefetched, at least: some 400 ns */
 };
 
@@ -184,10 +185,69 @@ static void four_int8(int rows, const Rows *x, Matrix w, i64 n, i64 K, float *ou
     four_of(1, rows, x, w, n, K, out, ldo, next);
 }
 
-/* out[i * ldo + j] = x_i w_(n+j), for up to BLOCK rows of x and four of the matrix. */
-INLINE void four(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 K, float *out, i64 ldo,
-                 const char *next) {
-    (eight ? four_int8 : four_bf16)(rows, x, w, n, K, out, ldo, next);
+/* out[i * ldo + j] = x_i w_(n+j), for one or two rows of x and `wide` of the matrix. With so little to
+   compute the processor reads ahead best by itself, as long as it is not stopped. */
+INLINE void stream(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 wide, i64 K, float *out,
+                   i64 ldo) {
+    const i64 bytes = eight ? K : 2 * K;
+    const char *at = (const char *)w.values + n * bytes;
+    const char *first = x->values[0], *second = x->values[rows - 1];
+    for (i64 j = 0; j < wide; j += QUAD) {
+        __m512 sums[2][QUAD];
+        __m512i whole[2][QUAD];
+        UNROLL
+        for (int k = 0; k < QUAD; k++) {
+            sums[0][k] = sums[1][k] = _mm512_setzero_ps();
+            whole[0][k] = whole[1][k] = _mm512_setzero_si512();
+            for (i64 i = 0; i < bytes; i += LINE) {
+                __m512i weights = _mm512_loadu_si512(at + i);
+                __m512i one = _mm512_loadu_si512(first + i), two = _mm512_loadu_si512(second + i);
+                if (eight) {
+                    whole[0][k] = _mm512_dpbusd_epi32(whole[0][k], one, weights);
+                    if (rows > 1) whole[1][k] = _mm512_dpbusd_epi32(whole[1][k], two, weights);
+                } else {
+                    sums[0][k] = _mm512_dpbf16_ps(sums[0][k], (__m512bh)one, (__m512bh)weights);
+                    if (rows > 1)
+                        sums[1][k] = _mm512_dpbf16_ps(sums[1][k], (__m512bh)two, (__m512bh)weights);
+                }
+            }
+            at += bytes;
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m128 found = folded(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+            if (eight) {
+                __m128i four = folded_whole(whole[i][0], whole[i][1], whole[i][2], whole[i][3]);
+                __m128i shift = _mm_loadu_si128((const __m128i *)(w.sums + n + j));
+                four = _mm_sub_epi32(four, _mm_slli_epi32(shift, 7)); /* 128: zero of x */
+                found = _mm_mul_ps(_mm_cvtepi32_ps(four), _mm_set1_ps(x->scales[i]));
+                found = _mm_mul_ps(found, _mm_loadu_ps(w.scales + n + j));
+            }
+            _mm_storeu_ps(out + i * ldo + j, found);
+        }
+    }
+}
+
+static void stream_bf16(int rows, const Rows *x, Matrix w, i64 n, i64 wide, i64 K, float *out, i64 ldo) {
+    rows == 1 ? stream(0, 1, x, w, n, wide, K, out, ldo) : stream(0, 2, x, w, n, wide, K, out, ldo);
+}
+
+static void stream_int8(int rows, const Rows *x, Matrix w, i64 n, i64 wide, i64 K, float *out, i64 ldo) {
+    rows == 1 ? stream(1, 1, x, w, n, wide, K, out, ldo) : stream(1, 2, x, w, n, wide, K, out, ldo);
+}
+
+/* Rows of a matrix that are taken together for so many rows of x, up to `left`. */
+INLINE i64 together(int rows, i64 left) {
+    return rows > 2 ? QUAD : left < SPELL ? left : SPELL;
+}
+
+/* out[i * ldo + j] = x_i w_(n+j), for up to BLOCK rows of x and `wide` of the matrix. */
+INLINE void some(int eight, int rows, const Rows *x, Matrix w, i64 n, i64 wide, i64 K, float *out,
+                 i64 ldo, const char *next) {
+    if (rows <= 2)
+        (eight ? stream_int8 : stream_bf16)(rows, x, w, n, wide, K, out, ldo);
+    else
+        (eight ? four_int8 : four_bf16)(rows, x, w, n, K, out, ldo, next);
 }
 
 /* Rows [begin, end) of a matrix, which a thread reads four at a time, and where it goes on then. */
@@ -263,18 +323,21 @@ INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i
         i64 begin, end;
         part_of(N, QUAD, &begin, &end);
         Span span = {w, begin, end, NULL};
-        for (i64 n = begin; n < end; n += QUAD)
+        for (i64 n = begin, wide; n < end; n += wide) {
+            wide = together(fewer(R), end - n);
             for (i64 row = 0; row < R; row += BLOCK) {
                 int count = fewer(R - row);
                 i64 which[BLOCK];
                 float sums[BLOCK * QUAD];
                 for (int i = 0; i < count; i++) which[i] = row + i;
                 Rows rows = some_rows(x, small, scales, K, which, count);
-                four(eight, count, &rows, w, n, K, sums, QUAD, next_of(eight, count, &span, n, K));
+                some(eight, count, &rows, w, n, wide, K, sums, wide,
+                     next_of(eight, count, &span, n, K));
                 for (int i = 0; i < count; i++)
-                    for (int j = 0; j < QUAD; j++)
-                        out[(row + i) * N + n + j] = narrow(sums[i * QUAD + j]);
+                    for (int j = 0; j < wide; j++)
+                        out[(row + i) * N + n + j] = narrow(sums[i * wide + j]);
             }
+        }
     }
     free(memory);
     return 1;
@@ -349,13 +412,15 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
                                     : row_of_expert(eight, down, top, D, F, first);
             for (i64 half = 0; half < 2; half++) {
                 const Span span = {w, half * F + begin, half * F + end, half ? after : ups};
-                for (i64 n = span.begin; n < span.end; n += QUAD)
+                for (i64 n = span.begin, wide; n < span.end; n += wide) {
+                    wide = together(fewer(starts[e + 1] - starts[e]), span.end - n);
                     for (i64 s = starts[e]; s < starts[e + 1]; s += BLOCK) {
                         int count = fewer(starts[e + 1] - s);
                         Rows rows = some_rows(x, small_x, x_scales, D, row_of + s, count);
-                        four(eight, count, &rows, w, n, D, both + s * 2 * F + n, 2 * F,
+                        some(eight, count, &rows, w, n, wide, D, both + s * 2 * F + n, 2 * F,
                              next_of(eight, count, &span, n, D));
                     }
+                }
             }
         }
         for (i64 s = 0; s < choices; s++)
@@ -380,19 +445,22 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
             const char *after =
                 following < E ? row_of_expert(eight, down, following, D, F, first) : NULL;
             const Span span = {w, first, last, after};
-            for (i64 n = first; n < last; n += QUAD)
+            for (i64 n = first, wide; n < last; n += wide) {
+                wide = together(fewer(starts[e + 1] - starts[e]), last - n);
                 for (i64 s = starts[e]; s < starts[e + 1]; s += BLOCK) {
                     int count = fewer(starts[e + 1] - s);
                     i64 which[BLOCK];
                     float sums[BLOCK * QUAD];
                     for (int i = 0; i < count; i++) which[i] = s + i;
                     Rows rows = some_rows(hidden, small_hidden, hidden_scales, F, which, count);
-                    four(eight, count, &rows, w, n, F, sums, QUAD, next_of(eight, count, &span, n, F));
+                    some(eight, count, &rows, w, n, wide, F, sums, wide,
+                         next_of(eight, count, &span, n, F));
                     for (int i = 0; i < count; i++)
-                        for (int j = 0; j < QUAD; j++)
+                        for (int j = 0; j < wide; j++)
                             mixed[row_of[s + i] * D + n + j] +=
-                                shares[order[s + i]] * number(narrow(sums[i * QUAD + j]));
+                                shares[order[s + i]] * number(narrow(sums[i * wide + j]));
                 }
+            }
         }
         for (i64 row = 0; row < R; row++)
             for (i64 n = first; n < last; n++) out[row * D + n] = narrow(mixed[row * D + n]);
@@ -521,6 +589,7 @@ int docr_attend_bf16(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *str
 /* Rotate queries and keys of qkv [R,3,H,hd] by rotary [2,R,hd], cosines and sines, in place.
    hd is a multiple of 32. */
 int docr_rotate_bf16(bf16 *qkv, const bf16 *rotary, i64 R, i64 H, i64 hd) {
+#pragma omp parallel for if (R > 1)
     for (i64 row = 0; row < R; row++)
         for (i64 head = 0; head < 2 * H; head++)
             for (i64 c = 0; c < hd / 2; c += 16) {
@@ -540,6 +609,7 @@ int docr_rotate_bf16(bf16 *qkv, const bf16 *rotary, i64 R, i64 H, i64 hd) {
 
 /* Root mean square norm of x [R,D], times weight [D]. D is a multiple of 16. */
 int docr_norm_bf16(const bf16 *x, const bf16 *weight, float eps, bf16 *out, i64 R, i64 D) {
+#pragma omp parallel for if (R > 1)
     for (i64 row = 0; row < R; row++) {
         const bf16 *from = x + row * D;
         __m512 squares = _mm512_setzero_ps();
@@ -561,9 +631,11 @@ int docr_norm_bf16(const bf16 *x, const bf16 *weight, float eps, bf16 *out, i64 
 int docr_route_bf16(const bf16 *x, const float *gate, float *shares, i64 *chosen, i64 R, i64 k, i64 E,
                     i64 D) {
     i64 room = (E + 15) / 16 * 16;
-    float *scores = aligned_alloc(LINE, room * sizeof(float));
-    if (!scores) return 0;
+    float *all = aligned_alloc(LINE, R * room * sizeof(float));
+    if (!all) return 0;
+#pragma omp parallel for if (R > 1)
     for (i64 row = 0; row < R; row++) {
+        float *scores = all + row * room;
         __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
         for (i64 e = 0; e < E; e++) {
             __m512 sum = _mm512_setzero_ps(), other = sum;
@@ -595,7 +667,7 @@ int docr_route_bf16(const bf16 *x, const float *gate, float *shares, i64 *chosen
             scores[best] = -1; /* taken */
         }
     }
-    free(scores);
+    free(all);
     return 1;
 }
 
