@@ -308,6 +308,20 @@ INLINE void *take(char **free_at, i64 bytes) {
     return taken;
 }
 
+/* out [count,wide], `N` apart, of sums. */
+INLINE void put(const float *sums, int count, i64 wide, bf16 *out, i64 N) {
+    for (int i = 0; i < count; i++)
+        for (i64 j = 0; j < wide; j++) out[i * N + j] = narrow(sums[i * wide + j]);
+}
+
+/* Adds to rows row_of[i] of `mixed` [.,D] what sums [count,wide] say, rounded, times a share each. */
+INLINE void mix(const float *sums, int count, i64 wide, const i64 *row_of, const i64 *order,
+                const float *shares, float *mixed, i64 D) {
+    for (int i = 0; i < count; i++)
+        for (i64 j = 0; j < wide; j++)
+            mixed[row_of[i] * D + j] += shares[order[i]] * number(narrow(sums[i * wide + j]));
+}
+
 INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i64 K) {
     char *memory = eight ? aligned_alloc(LINE, (R * (K + 4) / LINE + 3) * LINE) : NULL;
     if (eight && !memory) return 0;
@@ -333,9 +347,10 @@ INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i
                 Rows rows = some_rows(x, small, scales, K, which, count);
                 some(eight, count, &rows, w, n, wide, K, sums, wide,
                      next_of(eight, count, &span, n, K));
-                for (int i = 0; i < count; i++)
-                    for (int j = 0; j < wide; j++)
-                        out[(row + i) * N + n + j] = narrow(sums[i * wide + j]);
+                if (wide == QUAD) /* of a length that compilers know */
+                    put(sums, count, QUAD, out + row * N + n, N);
+                else
+                    put(sums, count, wide, out + row * N + n, N);
             }
         }
     }
@@ -455,10 +470,10 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
                     Rows rows = some_rows(hidden, small_hidden, hidden_scales, F, which, count);
                     some(eight, count, &rows, w, n, wide, F, sums, wide,
                          next_of(eight, count, &span, n, F));
-                    for (int i = 0; i < count; i++)
-                        for (int j = 0; j < wide; j++)
-                            mixed[row_of[s + i] * D + n + j] +=
-                                shares[order[s + i]] * number(narrow(sums[i * wide + j]));
+                    if (wide == QUAD)
+                        mix(sums, count, QUAD, row_of + s, order + s, shares, mixed + n, D);
+                    else
+                        mix(sums, count, wide, row_of + s, order + s, shares, mixed + n, D);
                 }
             }
         }
