@@ -5,7 +5,8 @@ key once, so what counts is how memory is read. On Zen 4 a core reads at full sp
 only, and one prefetched into its second-level cache; so
 
 - matrices stay as the checkpoint holds them, row after row, and each thread reads its part in order;
-- a few rows are taken together, for a few rows of x, but prefetched as one stream.
+- a few rows are taken together, for a few rows of x, but prefetched as one stream;
+- for one or two rows of x it is read without a stop, and the processor's own prefetching is faster.
 
 A row's result does not depend on the rows beside it. The twins, in PyTorch, are in
 ../model/decoder.py, ../model/packed.py and ../sampling.py. bf16 is rounded where they round it, except
@@ -141,8 +142,6 @@ INLINE void tile(int eight, int rows, int wide, const Rows *x, int top, Matrix w
 INLINE void pair(int eight, int rows, const Rows *x, int top, Matrix w, i64 n, i64 K, float *out,
                  i64 ldo, const char *next) {
     switch (rows) {
-        TILE(1, PAIR);
-        TILE(2, PAIR);
         TILE(3, PAIR);
         TILE(4, PAIR);
         TILE(5, PAIR);
