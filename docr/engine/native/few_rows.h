@@ -1,4 +1,4 @@
-/* What few_rows.c computes; all return 0 where there is no memory. */
+/* What layers.c takes from few_rows.c and beside.c; all return 0 where there is no memory. */
 
 #pragma once
 

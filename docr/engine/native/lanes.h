@@ -9,7 +9,10 @@
 typedef uint16_t bf16;
 typedef int64_t i64;
 
-enum { LINE = 64 }; /* bytes of a register, and of a line of the cache */
+enum {
+    LINE = 64,       /* bytes of a register, and of a line of the cache */
+    AHEAD = 7 << 10, /* bytes from what is read to what is prefetched, at least: some 400 ns */
+};
 
 #define UNROLL _Pragma("GCC unroll 16") /* arrays of registers must not become memory */
 #define INLINE static inline __attribute__((always_inline))
@@ -62,4 +65,27 @@ INLINE __m512 exponential(__m512 x) {
 /* The lanes below a number. */
 INLINE __mmask16 below(i64 count) {
     return count >= 16 ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
+}
+
+INLINE void prefetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_T1); }
+
+#define FOLD(a, b, c, d, ADD) /* what is in four registers, added up in the same order for each */ \
+    __m512i ab = ADD(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));                   \
+    __m512i cd = ADD(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));                   \
+    __m512i all = ADD(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));              \
+    all = ADD(all, _mm512_shuffle_i64x2(all, all, 0xb1)); /* quarters: 0 + 1, 2 + 3 */            \
+    all = ADD(all, _mm512_shuffle_i64x2(all, all, 0x4e))
+
+INLINE __m512i plus(__m512i a, __m512i b) {
+    return (__m512i)_mm512_add_ps((__m512)a, (__m512)b);
+}
+
+INLINE __m128 folded(__m512 a, __m512 b, __m512 c, __m512 d) {
+    FOLD((__m512i)a, (__m512i)b, (__m512i)c, (__m512i)d, plus);
+    return (__m128)_mm512_castsi512_si128(all);
+}
+
+INLINE __m128i folded_whole(__m512i a, __m512i b, __m512i c, __m512i d) {
+    FOLD(a, b, c, d, _mm512_add_epi32);
+    return _mm512_castsi512_si128(all);
 }
