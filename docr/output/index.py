@@ -15,8 +15,7 @@ import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from docr import __version__
 from docr.errors import OutputError
@@ -81,22 +80,15 @@ class Index:
         self._temporary = temporary
         with writing(temporary), tempfile.TemporaryFile(dir=temporary) as probe:
             self._settled = os.fstat(probe.fileno()).st_mtime_ns - SETTLED_NS
-        self._next = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (closed by __exit__)
+        self._next = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (closed by close)
             _IN_MEMORY_BYTES, dir=os.fspath(temporary)
         )
         self._bytes = 0  # of the next manifest
         self._known = self._read()
         self._last = next(self._known, None)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of both files."""
         self._known.close()
         self._next.close()
 

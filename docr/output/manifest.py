@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from docr.output.files import replace_file, sync_folder
@@ -19,7 +20,7 @@ def write_manifest(out: Path, *, temporary: Path) -> None:
     Raises:
         OutputError: the disk is full or the folder cannot be read or written.
     """
-    with Index(out, temporary=temporary) as index:
+    with closing(Index(out, temporary=temporary)) as index:
         chunks = _gathered(folder.lines for folder in _folders(out, index))
         if replace_file(out / "manifest.jsonl", chunks, temporary=temporary):
             sync_folder(out)

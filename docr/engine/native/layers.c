@@ -44,8 +44,8 @@ int docr_layers(const Layer *layers, i64 count, const bf16 *norm, float eps, con
         all[i] = all[3 + i] = all[6 + i] = of_qkv[i];
         all[9 + i] = strides[i];
     }
-    i64 *chosen = calloc(R * s.k, sizeof(i64)); /* zeros: the only expert of a plain MLP */
-    i64 *first = calloc(R, sizeof(i64));
+    i64 *chosen = malloc(R * s.k * sizeof(i64));
+    i64 *first = calloc(R, sizeof(i64)); /* a plain MLP is the first and only expert */
     float *shares = malloc(R * s.k * sizeof(float)), *whole = malloc(R * sizeof(float));
     bf16 *normed = malloc(R * (2 * D + wide + D) * sizeof(bf16));
     int done = chosen && first && shares && whole && normed;
