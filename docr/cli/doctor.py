@@ -159,26 +159,34 @@ def _devices() -> Iterator[Check]:
 
 def _kernels() -> Check:
     """Whether docr's own kernels for CPUs can be compiled and loaded."""
-    from docr.engine.native.library import load
+    from docr.engine.native.library import has_amx, load
 
-    return _compiled("kernels", load, "decoding takes about twice as long")
+    def form(folder: Path) -> str:
+        return " and its matrix unit (AMX)" if has_amx(load(folder)) else ""
+
+    return _compiled("kernels", form, "decoding takes about twice as long")
 
 
 def _resizing() -> Check:
     """The same of what resizes pages."""
     from docr.modes.resample import CODE
 
-    return _compiled("resizing", CODE.load, "Pillow does it, in eight times the time")
+    def form(folder: Path) -> str:
+        CODE.load(folder)
+        return ""
+
+    return _compiled("resizing", form, "Pillow does it, in eight times the time")
 
 
-def _compiled(name: str, load: Callable[[Path], object], without: str) -> Check:
+def _compiled(name: str, form: Callable[[Path], str], without: str) -> Check:
+    """Whether a part in C can be had from the cache's folder; `form` loads it and says which."""
     from docr.compiled import Unavailable, cache_folder
 
     try:
-        load(cache_folder())
+        which = form(cache_folder())
     except Unavailable as reason:
         return Check(name, "warn", f"{without}: {reason}")
-    return Check(name, "ok", f"compiled for this CPU, kept in {cache_folder()}")
+    return Check(name, "ok", f"compiled for this CPU{which}, kept in {cache_folder()}")
 
 
 def _nvidia_names() -> list[str]:

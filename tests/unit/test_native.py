@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from docr.compiled import Unavailable
+from docr.compiled import Code, Unavailable, cache_folder
 from docr.engine import sampling
 from docr.engine.cache import Decoding
 from docr.engine.grid_attention import grid_attention_torch
@@ -33,19 +33,30 @@ from docr.engine.sampling import pick
 from scripts.make_random_checkpoint import toy_config, write_checkpoint
 from tests.unit.test_compiled import has_compiler
 
+FORMS = {"AVX512": library.AVX512, "AMX": library.AMX}
 
-def can_have_them() -> bool:
-    """Whether they must work here; that they fail to compile is no reason to skip."""
+
+@pytest.fixture(params=FORMS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each form in turn. That one fails to compile is no reason to skip it."""
+    code = FORMS[request.param]
     try:
-        library.CODE.check_processor()
-    except Unavailable:
-        return False
-    return has_compiler()
+        code.check_processor()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    if not has_compiler():
+        pytest.skip("no C compiler")
+    try:
+        loaded = library.load_form(code, cache_folder())
+    except Unavailable as reason:
+        if "the system does not let" not in str(reason):
+            raise
+        pytest.skip(str(reason))
+    for user in (products, sampling):
+        monkeypatch.setattr(user, "library", lambda: loaded)
 
 
-needs_library = pytest.mark.skipif(
-    not can_have_them(), reason="no C compiler, or no AVX512 for bf16"
-)
+needs_library = pytest.mark.usefixtures("kernels")
 
 
 def bf16(*shape: int) -> Tensor:
@@ -58,7 +69,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
 
 @needs_library
 @torch.inference_mode()
-@pytest.mark.parametrize("sides", [(4, 64), (36, 128), (132, 896)])
+@pytest.mark.parametrize("sides", [(4, 64), (36, 128), (132, 896), (48, 128), (160, 896)])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 17, 48, 101])
 def test_products_are_those_of_pytorch(rows: int, sides: tuple[int, int]) -> None:
     torch.manual_seed(rows)
@@ -95,7 +106,7 @@ def test_eight_bits_scale_each_row() -> None:
 @needs_library
 @torch.inference_mode()
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 30), seed=st.integers(0, 1000))
+@given(rows=st.integers(1, 80), seed=st.integers(0, 1000))
 def test_a_row_does_not_depend_on_those_beside_it(rows: int, seed: int) -> None:
     torch.manual_seed(seed)
     x, weight = bf16(rows, 128), bf16(32, 128)
@@ -111,6 +122,36 @@ def test_a_row_does_not_depend_on_those_beside_it(rows: int, seed: int) -> None:
             assert torch.equal(products.linear(x[one], w), lines[one])
             alone = products.mix_experts(x[one], shares[one], chosen[one], up, back)
             assert torch.equal(alone, mixed[one])
+
+
+@needs_library
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("form", [Tensor.clone, Int8Matrices.of])
+def test_threads_share_the_work(threads: int, form: Any) -> None:
+    torch.manual_seed(threads)
+    weight, gate_up, down = form(bf16(160, 128)), form(bf16(5, 384, 128)), form(bf16(5, 128, 192))
+    x, shares = bf16(70, 128), torch.rand(70, 2)
+    chosen = torch.rand(70, 5).topk(2).indices
+    q, k, v = bf16(2, 100, 3, 2, 64).permute(2, 0, 3, 1, 4)
+    biases = bf16(2, 2, 2, 100, 10)
+
+    def results() -> list[Tensor]:
+        return [
+            products.linear(x, weight),
+            products.mix_experts(x, shares, chosen, gate_up, down),
+            products.grid_attention(q, k, v, *biases),
+        ]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results()
+        torch.set_num_threads(threads)
+        together = results()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
 
 
 @needs_library
@@ -333,3 +374,16 @@ def test_without_a_compiler_there_is_a_reason(
     with caplog.at_level(logging.INFO):
         assert library.library.__wrapped__() is None
     assert "no C compiler" in caplog.text
+
+
+@needs_library
+@pytest.mark.parametrize("answer", [0, 1])
+def test_where_the_matrix_unit_is_not_to_be_had(
+    answer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "amx.c"
+    source.write_text(f"int docr_open_amx(void) {{ return {answer}; }}\n")
+    asked = Code(sources=(source,), flags=("-shared", "-fPIC"), needs=())
+    monkeypatch.setattr(library, "AMX", asked)
+    loaded = library.load(tmp_path / "cache")
+    assert hasattr(loaded, "docr_linear") is (answer == 0)  # the other form's, then

@@ -3,55 +3,163 @@
 The twins, in PyTorch, are in ../grid_attention.py; what this saves is their bias of N x N. Keys are
 taken sixteen at a time, from one row of the grid, so that the bias is a number for the row plus
 sixteen for the columns. Softmax goes along, with the largest score so far; probabilities are rounded
-to bf16, scores are not.
+to bf16, scores are not. Where there is a matrix unit (amx.h) it makes the products.
 
 Shapes: B views, H heads, g side of the grid, N = g * g tokens, hd = 64 head dim.
 */
 
-#include <math.h>
 #include <stdlib.h>
 
-#include "lanes.h"
+#include "amx.h"
 
 enum {
     HD = 64,
     PARTS = HD / 16,   /* registers of a head's fp32 */
     KEYS = 16,         /* in a group */
     GROUPS = 4,        /* at a time */
-    QUERIES = 6,       /* at a time: 24 sums, as many registers */
-    CHUNK = 4 * QUERIES, /* that pass over all keys together, so that these stay in the cache */
+    STRIP = GROUPS * KEYS,
     GROUP = KEYS * HD, /* values of a group of keys */
     WIDEST = 128,      /* sides of the grid, at most */
+#ifdef __AMX_BF16__
+    QUERIES = SIDE,      /* of a tile */
+    CHUNK = 2 * QUERIES, /* that share the keys' tiles */
+#else
+    QUERIES = 6,         /* at a time: 24 sums, as many registers */
+    CHUNK = 4 * QUERIES, /* that pass over all keys together, so that these stay in the cache */
+#endif
 };
 
-static const float NEVER = -1e30f; /* a score that gives nothing */
+static const float NEVER = -1e30f;     /* a score that gives nothing */
+static const float LOG2_E = 1.44269504f;
 
-/* Queries on their way over the keys. */
+/* Queries on their way over the keys. What is exponentiated is in units of ln 2. */
 typedef struct {
     bf16 q[CHUNK][HD];
     float sums[CHUNK][HD];
     float most[CHUNK], totals[CHUNK];
-    float rows[CHUNK][WIDEST + GROUPS], columns[CHUNK][WIDEST]; /* the bias */
-} Chunk;
+    float rows[CHUNK][WIDEST + 16], columns[CHUNK][WIDEST]; /* the bias */
+} __attribute__((aligned(LINE))) Chunk;
+
+/* Numbers `from` to `from + 15` of a bias of g, and NEVER behind its end. */
+INLINE __m512 bias_at(const bf16 *bias, i64 g, i64 from) {
+    const __mmask16 there = below(g - from);
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, bias + from));
+    __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    return _mm512_mask_mul_ps(_mm512_set1_ps(NEVER), there, wide, _mm512_set1_ps(LOG2_E));
+}
 
 /* A group of keys [16,hd] as [hd/2,16,2], and of values as [8,hd,2]: pairs lie together. Missing
    ones are zeros. */
 static void pack(const bf16 *k, const bf16 *v, i64 step, i64 count, bf16 *keys, bf16 *values) {
-    uint32_t some_keys[KEYS][HD / 2] = {{0}}, turned[HD / 2][KEYS];
-    bf16 some_values[KEYS][HD] = {{0}};
-    for (i64 j = 0; j < count && j < KEYS; j++) {
-        memcpy(some_keys[j], k + j * step, sizeof some_keys[j]);
-        memcpy(some_values[j], v + j * step, sizeof some_values[j]);
+    for (i64 half = 0; half < 2; half++) {
+        __m512i words[KEYS];
+        for (i64 j = 0; j < KEYS; j++)
+            words[j] = j < count ? _mm512_loadu_si512(k + j * step + half * 32) : _mm512_setzero_si512();
+        transpose(words);
+        UNROLL
+        for (i64 j = 0; j < KEYS; j++) _mm512_storeu_si512(keys + (half * KEYS + j) * 32, words[j]);
     }
-    for (i64 p = 0; p < HD / 2; p++)
-        for (i64 j = 0; j < KEYS; j++) turned[p][j] = some_keys[j][p];
-    memcpy(keys, turned, sizeof turned);
+    __m512i left = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7,
+                                    38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    __m512i right = _mm512_add_epi16(left, _mm512_set1_epi16(16));
     for (i64 j = 0; j < KEYS; j += 2)
-        for (i64 c = 0; c < HD; c++) {
-            values[j * HD + 2 * c] = some_values[j][c];
-            values[j * HD + 2 * c + 1] = some_values[j + 1][c];
+        for (i64 c = 0; c < HD; c += 32) {
+            __m512i one = _mm512_setzero_si512(), other = one;
+            if (j < count) one = _mm512_loadu_si512(v + j * step + c);
+            if (j + 1 < count) other = _mm512_loadu_si512(v + (j + 1) * step + c);
+            bf16 *to = values + j * HD + 2 * c;
+            _mm512_storeu_si512(to, _mm512_permutex2var_epi16(one, left, other));
+            _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi16(one, right, other));
         }
 }
+
+/* The shares of one query's scores in what it has seen so far, with those of a strip of keys. */
+INLINE void weigh(Chunk *chunk, int i, __m512 scores[GROUPS], i64 group, i64 wide, bf16 *shares) {
+    const __m512 scale = _mm512_set1_ps(0.125f * LOG2_E); /* hd ** -0.5 */
+    UNROLL
+    for (int n = 0; n < GROUPS; n++) {
+        __m512 columns = _mm512_loadu_ps(chunk->columns[i] + (group + n) % wide * KEYS);
+        __m512 row = _mm512_set1_ps(chunk->rows[i][(group + n) / wide]);
+        scores[n] = _mm512_add_ps(_mm512_fmadd_ps(scores[n], scale, columns), row);
+    }
+    __m512 most = _mm512_set1_ps(chunk->most[i]), total = _mm512_setzero_ps();
+    __m512 here =
+        _mm512_max_ps(_mm512_max_ps(scores[0], scores[1]), _mm512_max_ps(scores[2], scores[3]));
+    if (_mm512_cmp_ps_mask(here, most, _CMP_GT_OQ)) { /* rare after the first strips */
+        __m512 larger = _mm512_set1_ps(_mm512_reduce_max_ps(here));
+        __m512 less = power_of_two(_mm512_sub_ps(most, larger));
+        float *sums = chunk->sums[i];
+        for (int c = 0; c < HD; c += 16)
+            _mm512_storeu_ps(sums + c, _mm512_mul_ps(_mm512_loadu_ps(sums + c), less));
+        chunk->totals[i] *= _mm512_cvtss_f32(less);
+        chunk->most[i] = _mm512_cvtss_f32(larger);
+        most = larger;
+    }
+    UNROLL
+    for (int n = 0; n < GROUPS; n += 2) {
+        __m512 one = power_of_two(_mm512_sub_ps(scores[n], most));
+        __m512 other = power_of_two(_mm512_sub_ps(scores[n + 1], most));
+        total = _mm512_add_ps(total, _mm512_add_ps(one, other));
+        _mm512_storeu_si512(shares + n * KEYS, (__m512i)_mm512_cvtne2ps_pbh(other, one));
+    }
+    chunk->totals[i] += _mm512_reduce_add_ps(total);
+}
+
+#ifdef __AMX_BF16__
+
+/* Tiles 0 to 3 += 32 rows of x, 64 long, times two tiles' columns of y: four chains at a time, for a
+   product takes longer than the next one has to wait. Rows of y are y_row bytes apart, the second
+   half of them y_half further, the other columns y_next. */
+INLINE void multiply(const bf16 x[CHUNK][STRIP], const bf16 *y, i64 y_row, i64 y_half, i64 y_next) {
+    const char *right = (const char *)y;
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        _tile_loadd(4, x[0] + half * STRIP / 2, sizeof *x);
+        _tile_loadd(5, x[SIDE] + half * STRIP / 2, sizeof *x);
+        _tile_loadd(6, right + half * y_half, y_row);
+        _tile_loadd(7, right + half * y_half + y_next, y_row);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+/* Take a chunk over a strip of keys, of which `group` is the first. */
+static void take(Chunk *chunk, i64 count, const bf16 *keys, const bf16 *values, i64 group, i64 wide) {
+    float scores[CHUNK][STRIP] __attribute__((aligned(LINE)));
+    bf16 shares[CHUNK][STRIP] __attribute__((aligned(LINE)));
+    for (int n = 0; n < STRIP; n += 2 * KEYS) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        multiply(chunk->q, keys + n * HD, LINE, GROUP, 2 * GROUP);
+        _tile_stored(0, scores[0] + n, sizeof *scores);
+        _tile_stored(1, scores[SIDE] + n, sizeof *scores);
+        _tile_stored(2, scores[0] + n + KEYS, sizeof *scores);
+        _tile_stored(3, scores[SIDE] + n + KEYS, sizeof *scores);
+    }
+    for (int i = 0; i < count; i++) {
+        __m512 row[GROUPS];
+        for (int n = 0; n < GROUPS; n++) row[n] = _mm512_load_ps(scores[i] + n * KEYS);
+        weigh(chunk, i, row, group, wide, shares[i]);
+    }
+    for (int c = 0; c < HD; c += 32) {
+        float *sums = chunk->sums[0] + c, *others = chunk->sums[SIDE] + c;
+        _tile_loadd(0, sums, sizeof *chunk->sums);
+        _tile_loadd(1, others, sizeof *chunk->sums);
+        _tile_loadd(2, sums + 16, sizeof *chunk->sums);
+        _tile_loadd(3, others + 16, sizeof *chunk->sums);
+        multiply(shares, values + 2 * c, 4 * HD, 4 * GROUP, LINE);
+        _tile_stored(0, sums, sizeof *chunk->sums);
+        _tile_stored(1, others, sizeof *chunk->sums);
+        _tile_stored(2, sums + 16, sizeof *chunk->sums);
+        _tile_stored(3, others + 16, sizeof *chunk->sums);
+    }
+}
+
+#else
 
 /* sums[i][n] += the product of pairs: `pairs` of them, those of row i of x (`step` apart) with
    register n of y. */
@@ -71,48 +179,26 @@ INLINE void multiply(__m512 sums[QUERIES][GROUPS], const bf16 *x, i64 step, cons
     }
 }
 
-/* Take six queries of a chunk over four groups of keys, of which `group` is the first. */
-static void take(Chunk *chunk, int first, const bf16 *keys, const bf16 *values, i64 group, i64 wide) {
-    __m512 scores[QUERIES][GROUPS];
-    for (int i = 0; i < QUERIES; i++)
-        for (int n = 0; n < GROUPS; n++) scores[i][n] = _mm512_setzero_ps();
-    multiply(scores, chunk->q[first], HD, keys, HD / 2, GROUP, 2 * KEYS);
-
-    bf16 shares[QUERIES][GROUPS * KEYS];
-    const __m512 scale = _mm512_set1_ps(0.125f); /* hd ** -0.5 */
-    for (int i = 0; i < QUERIES; i++) {
-        float *most = &chunk->most[first + i], *sums = chunk->sums[first + i];
-        for (int n = 0; n < GROUPS; n++) {
-            __m512 columns = _mm512_loadu_ps(chunk->columns[first + i] + (group + n) % wide * KEYS);
-            __m512 row = _mm512_set1_ps(chunk->rows[first + i][(group + n) / wide]);
-            scores[i][n] = _mm512_add_ps(_mm512_fmadd_ps(scores[i][n], scale, columns), row);
-        }
-        __m512 here = _mm512_max_ps(_mm512_max_ps(scores[i][0], scores[i][1]),
-                                    _mm512_max_ps(scores[i][2], scores[i][3]));
-        float larger = _mm512_reduce_max_ps(here);
-        if (larger > *most) { /* rare after the first groups */
-            __m512 less = exponential(_mm512_set1_ps(*most - larger));
-            for (int c = 0; c < HD; c += 16)
-                _mm512_storeu_ps(sums + c, _mm512_mul_ps(_mm512_loadu_ps(sums + c), less));
-            chunk->totals[first + i] *= _mm512_cvtss_f32(less);
-            *most = larger;
-        }
-        __m512 total = _mm512_setzero_ps();
-        for (int n = 0; n < GROUPS; n++) {
-            __m512 share = exponential(_mm512_sub_ps(scores[i][n], _mm512_set1_ps(*most)));
-            total = _mm512_add_ps(total, share);
-            store(shares[i] + 16 * n, share);
-        }
-        chunk->totals[first + i] += _mm512_reduce_add_ps(total);
+/* Take a chunk over a strip of keys, of which `group` is the first, six queries at a time. */
+static void take(Chunk *chunk, i64 count, const bf16 *keys, const bf16 *values, i64 group, i64 wide) {
+    for (int first = 0; first < count; first += QUERIES) {
+        __m512 scores[QUERIES][GROUPS], mixed[QUERIES][PARTS];
+        bf16 shares[QUERIES][STRIP];
+        for (int i = 0; i < QUERIES; i++)
+            for (int n = 0; n < GROUPS; n++) scores[i][n] = _mm512_setzero_ps();
+        multiply(scores, chunk->q[first], HD, keys, HD / 2, GROUP, 2 * KEYS);
+        for (int i = 0; i < QUERIES; i++) weigh(chunk, first + i, scores[i], group, wide, shares[i]);
+        for (int i = 0; i < QUERIES; i++)
+            for (int c = 0; c < PARTS; c++)
+                mixed[i][c] = _mm512_loadu_ps(chunk->sums[first + i] + 16 * c);
+        multiply(mixed, shares[0], STRIP, values, STRIP / 2, 2 * KEYS, 2 * HD);
+        for (int i = 0; i < QUERIES; i++)
+            for (int c = 0; c < PARTS; c++)
+                _mm512_storeu_ps(chunk->sums[first + i] + 16 * c, mixed[i][c]);
     }
-
-    __m512 mixed[QUERIES][GROUPS];
-    for (int i = 0; i < QUERIES; i++)
-        for (int c = 0; c < PARTS; c++) mixed[i][c] = _mm512_loadu_ps(chunk->sums[first + i] + 16 * c);
-    multiply(mixed, shares[0], GROUPS * KEYS, values, GROUPS * KEYS / 2, 2 * KEYS, 2 * HD);
-    for (int i = 0; i < QUERIES; i++)
-        for (int c = 0; c < PARTS; c++) _mm512_storeu_ps(chunk->sums[first + i] + 16 * c, mixed[i][c]);
 }
+
+#endif
 
 /* Queries `from` to `from + count` of one head over all its keys. */
 static void attend(const bf16 *q, i64 step, const bf16 *keys, const bf16 *values, i64 groups,
@@ -126,14 +212,13 @@ static void attend(const bf16 *q, i64 step, const bf16 *keys, const bf16 *values
         i64 query = from + (i < count ? i : 0);
         memcpy(chunk.q[i], q + query * step, sizeof chunk.q[i]);
         chunk.most[i] = NEVER;
-        for (i64 j = 0; j < wide * KEYS; j++)
-            chunk.columns[i][j] = j < g ? number(columns[query * g + j]) : NEVER;
-        for (i64 j = 0; j < g + GROUPS; j++)
-            chunk.rows[i][j] = j < g ? number(rows[query * g + j]) : NEVER;
+        for (i64 j = 0; j < wide * KEYS; j += 16)
+            _mm512_storeu_ps(chunk.columns[i] + j, bias_at(columns + query * g, g, j));
+        for (i64 j = 0; j < g + GROUPS; j += 16)
+            _mm512_storeu_ps(chunk.rows[i] + j, bias_at(rows + query * g, g, j));
     }
     for (i64 group = 0; group < groups; group += GROUPS)
-        for (int first = 0; first < count; first += QUERIES)
-            take(&chunk, first, keys + group * GROUP, values + group * GROUP, group, wide);
+        take(&chunk, count, keys + group * GROUP, values + group * GROUP, group, wide);
     for (i64 i = 0; i < count; i++) {
         __m512 total = _mm512_set1_ps(chunk.totals[i]);
         for (i64 c = 0; c < HD; c += 16)
@@ -154,6 +239,7 @@ int docr_grid_bf16(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *strid
     bf16 *keys = packed, *values = packed + B * H * size;
 #pragma omp parallel
     {
+        open_tiles();
 #pragma omp for
         for (i64 i = 0; i < B * H * groups; i++) {
             i64 head = i / groups, group = i % groups, row = group / wide, column = group % wide * KEYS;
@@ -169,6 +255,7 @@ int docr_grid_bf16(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *strid
                    values + head * size, groups, rows + head * N * g, columns + head * N * g, g, from,
                    count, out + (b * N * H + h) * HD, H * HD);
         }
+        close_tiles();
     }
     free(packed);
     return 1;

@@ -62,6 +62,19 @@ INLINE __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+/* 2^x within 1e-7; 2^-126 below that, for smaller numbers cost Intel's processors a detour. */
+INLINE __m512 power_of_two(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.327647199e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.675541334e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550713273e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402211972e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931469671e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.000000072e+0f));
+    return _mm512_scalef_ps(p, n);
+}
+
 /* The lanes below a number. */
 INLINE __mmask16 below(i64 count) {
     return count >= 16 ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
@@ -88,4 +101,35 @@ INLINE __m128 folded(__m512 a, __m512 b, __m512 c, __m512 d) {
 INLINE __m128i folded_whole(__m512i a, __m512i b, __m512i c, __m512i d) {
     FOLD(a, b, c, d, _mm512_add_epi32);
     return _mm512_castsi512_si128(all);
+}
+
+/* Transpose 16 x 16 words. */
+INLINE void transpose(__m512i x[16]) {
+    __m512i y[16];
+    UNROLL
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) { /* quarters: 0 and 2, 1 and 3 */
+        y[i] = _mm512_shuffle_i32x4(x[i], x[4 + i], 0x88);
+        y[4 + i] = _mm512_shuffle_i32x4(x[i], x[4 + i], 0xdd);
+        y[8 + i] = _mm512_shuffle_i32x4(x[8 + i], x[12 + i], 0x88);
+        y[12 + i] = _mm512_shuffle_i32x4(x[8 + i], x[12 + i], 0xdd);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_shuffle_i32x4(y[i], y[8 + i], 0x88);
+        x[8 + i] = _mm512_shuffle_i32x4(y[i], y[8 + i], 0xdd);
+        x[4 + i] = _mm512_shuffle_i32x4(y[4 + i], y[12 + i], 0x88);
+        x[12 + i] = _mm512_shuffle_i32x4(y[4 + i], y[12 + i], 0xdd);
+    }
 }

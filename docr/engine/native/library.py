@@ -1,19 +1,20 @@
 """The kernels of the engine, compiled and loaded once a process.
 
-Without a compiler, or on a processor without AVX512 for bf16, docr computes by PyTorch alone, and
-slower.
+There are two forms of them, for AVX512 with bf16 and for a matrix unit (AMX) beside it. Without a
+compiler, or on another processor, docr computes by PyTorch alone, and slower.
 """
 
 import ctypes
 import functools
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from docr.compiled import Code, Unavailable, cache_folder
 
 log = logging.getLogger(__name__)
 
-CODE = Code(
+AVX512 = Code(
     sources=sorted(Path(__file__).parent.glob("*.[ch]")),
     flags=(
         *("-O3", "-shared", "-fPIC", "-fopenmp"),
@@ -21,6 +22,13 @@ CODE = Code(
     ),
     needs=("avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_vnni"),
 )
+
+AMX = replace(
+    AVX512,
+    flags=(*AVX512.flags, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+    needs=(*AVX512.needs, "amx_tile", "amx_bf16", "amx_int8"),
+)
+"""The same for processors with a matrix unit, which multiplies whatever it takes."""
 
 
 @functools.cache
@@ -34,14 +42,35 @@ def library() -> ctypes.CDLL | None:
 
 
 def load(folder: Path) -> ctypes.CDLL:
-    """Load the kernels from a cache folder, compiled into it if need be.
+    """Load the kernels that suit this processor best.
 
     Raises:
-        Unavailable: this processor lacks what they need, or there is no compiler.
+        Unavailable: it lacks what they need, or there is no compiler.
     """
-    CODE.check_processor()
+    try:
+        return load_form(AMX, folder)
+    except Unavailable as reason:
+        log.debug("without a matrix unit: %s", reason)
+        return load_form(AVX512, folder)
+
+
+def load_form(code: Code, folder: Path) -> ctypes.CDLL:
+    """Load one form of the kernels from a cache folder, compiled into it if need be.
+
+    Raises:
+        Unavailable: this processor lacks what it needs, or there is no compiler.
+    """
+    code.check_processor()
     _share_openmp()
-    return CODE.load(folder)
+    loaded = code.load(folder)
+    if has_amx(loaded) and not loaded.docr_open_amx():
+        raise Unavailable("the system does not let programs use the processor's matrix unit")
+    return loaded
+
+
+def has_amx(loaded: ctypes.CDLL) -> bool:
+    """Whether these kernels are the form for a matrix unit."""
+    return hasattr(loaded, "docr_open_amx")
 
 
 def _share_openmp() -> None:
