@@ -59,7 +59,7 @@ class Limits:
 LIMITS = {
     "cuda": Limits(256, 16 << 20, 8192, 0.9),
     "mps": Limits(16, 2 << 20, 2048, 0.5),
-    "cpu": Limits(16, 1 << 20, 1024, 0.5),
+    "cpu": Limits(32, 1 << 20, 1024, 0.5),
 }
 
 

@@ -21,13 +21,15 @@ from docr.pdf.wire import Channel, Message
 
 _SEND_SECONDS = 60.0
 _WAIT_SECONDS = 5.0
-# A page's large arrays take the memory that earlier ones gave back. By default each would be new to
-# the process, and the kernel would clear it: that made rendering in children take 38 to 45 % longer
-# than without; with this it is 24 %.
-_KEEP_MEMORY = (
+KEEP_MEMORY = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432"
     ":glibc.malloc.trim_threshold=536870912"
 )
+"""GLIBC_TUNABLES for what works with large arrays: in huge pages where the system has them on
+request, and in the memory that earlier ones gave back. By default each would be new to the process,
+and the kernel would clear it: rendering in children took 38 to 45 % longer than without children,
+with this it is 24 %."""
+
 _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
@@ -200,7 +202,7 @@ def _python(
     """Start an interpreter that imports what this one would, and nothing else."""
     # -P keeps the working folder out; "" stands for it, where this interpreter may import from it.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    tuned = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": _KEEP_MEMORY}
+    tuned = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": KEEP_MEMORY}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=stdin,

@@ -3,6 +3,7 @@
 import pytest
 
 from docr.distributed.accelerate import rank_count, rank_environment
+from docr.pdf.launch import KEEP_MEMORY
 from docr.settings import Settings
 
 
@@ -22,7 +23,7 @@ def test_ranks(settings: Settings, count: int) -> None:
 
 def test_each_rank_sees_its_own_device() -> None:
     seen = {"CUDA_VISIBLE_DEVICES": "4,GPU-7", "HOME": "/h"}
-    huge = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    huge = {"GLIBC_TUNABLES": KEEP_MEMORY}
     assert (
         rank_environment(seen, number=1, device="auto")
         == {
