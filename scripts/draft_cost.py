@@ -36,9 +36,9 @@ def measure(model: DeepseekOCR, pages: int) -> dict[int, float]:
     seconds: dict[int, list[float]] = {tokens: [] for tokens in TOKENS}
     for number in range(ROUNDS):
         for tokens in sorted(TOKENS, reverse=bool(number % 2)):
-            ids = torch.randint(0, dims.vocab_size, (pages, tokens))
+            ids = torch.randint(0, dims.vocab_size, (1, pages * tokens))
             start = time.perf_counter()
-            cache = Decoding(rows, [CONTEXT] * pages, [tokens] * pages, tokens)
+            cache = Decoding(rows, [CONTEXT] * pages, [tokens] * pages)
             hidden = model(model.embed(ids), cache.positions, cache).flatten(0, 1)
             pick(model.logits(hidden), undecodable=decodable, banned=[()] * len(hidden))
             seconds[tokens].append(time.perf_counter() - start)

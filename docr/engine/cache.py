@@ -6,10 +6,11 @@ L row length in tokens.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from docr.engine.model.decoder import attend
+from docr.engine.model.decoder import attend, padded_count
 from docr.engine.native import products
 from docr.engine.sequence import Sequence
 
@@ -99,11 +100,7 @@ class KVCache:
         """The cache as one decoding step of all running pages, with their drafts, sees it."""
         assert len(pages) == len(self._pages), (len(pages), len(self._pages))
         begins = [page.length - 1 for page in pages]
-        counts = [1 + len(page.draft) for page in pages]
-        # 1, 2, 3, 5 or 9 tokens: each number is another shape.
-        longest = max(counts) - 1
-        tokens = 1 + (1 << (longest - 1).bit_length() if longest else 0)
-        return Decoding(self._rows, begins, counts, tokens)
+        return Decoding(self._rows, begins, [1 + len(page.draft) for page in pages])
 
     def _views(self, row_length: int) -> list[Tensor]:
         count = self.tokens // row_length
@@ -149,50 +146,68 @@ class Prefilling:
 
 
 class Decoding:
-    """Takes in a few tokens a page, each page at its own place; implements model.decoder.RowCache.
+    """Takes in the next tokens of each page, however many; implements model.decoder.RowCache.
 
-    Where a page has fewer tokens than another its last one is repeated at the same position, so
-    that nothing is written behind it.
+    To the model they are one sequence, page after page, each token at its own position. Where docr
+    has no kernels of its own, the last token is repeated in its place, so that there are not too
+    many different lengths: oneDNN keeps a kernel for each.
 
     Attributes:
         rows: keys and values of each layer, [>=B,H,L,hd].
-        positions: i64 [B,T].
+        starts: i64 [B+1], where each page's tokens begin, and where the last one's end.
+        positions: i64 [1,T].
 
     Args:
         rows: the same.
         begins: the position of each page's first token.
         counts: of each page's tokens.
-        tokens: T, at least the largest of them.
     """
 
-    def __init__(
-        self, rows: list[Tensor], begins: list[int], counts: list[int], tokens: int
-    ) -> None:
+    def __init__(self, rows: list[Tensor], begins: list[int], counts: list[int]) -> None:
         device = rows[0].device
         self.rows = rows
-        self._pages = torch.arange(len(begins), device=device)[:, None]
-        first, count = torch.tensor((begins, counts), device=device)[..., None]
-        self.positions = first + torch.minimum(torch.arange(tokens, device=device), count - 1)
+        total = sum(counts)
+        tokens = total if products.attends(rows[0]) else padded_count(total)
+        starts = np.cumsum([0, *counts])
+        pages = np.repeat(np.arange(len(counts)), counts)
+        order = np.minimum(np.arange(tokens), total - 1)  # the last one again
+        pages = pages[order]
+        within = order - starts[pages]
+        positions = np.array(begins)[pages] + within
+        # A row of tokens a page, 1, 2, 3, 5 or 9 of them, the last one repeated here, too.
+        drafted = max(counts) - 1
+        longest = 1 + (1 << (drafted - 1).bit_length() if drafted else 0)
+        grid = np.minimum(np.arange(longest), np.array(counts)[:, None] - 1) + starts[:-1, None]
+        self.starts, self._pages, self._within, self.positions, self._grid = (
+            torch.from_numpy(each).to(device)
+            for each in (starts, pages, within, positions[None], grid)
+        )
         # In steps: each number of keys is another shape, and oneDNN keeps a kernel for each.
-        end = max(begin + count for begin, count in zip(begins, counts, strict=True))
         length = rows[0].shape[2]
-        needed = min(-(-end // KEY_STEP) * KEY_STEP, length)
+        needed = min(-(-(int(positions.max()) + 1) // KEY_STEP) * KEY_STEP, length)
         # A product with part of each row copies that part first, which costs as much again.
         self._longest = length if 2 * needed > length else needed
         keys = torch.arange(self._longest, device=device)
-        self._mask = (keys <= self.positions[:, :, None])[:, None]  # B,T,K -> B,1,T,K
+        seen = keys <= self.positions[0][self._grid][:, :, None]
+        self._mask = seen[:, None]  # B,T,K -> B,1,T,K
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store k, v [B,H,T,hd], and attend to all that the pages have so far."""
+        """Store k, v [1,H,T,hd], and attend to all that the pages have so far."""
         if products.attends(q):
             keys, values = self.rows[2 * layer : 2 * layer + 2]
-            return products.attend(q, k, v, keys, values, self.positions)
-        return attend(q, *self.extend(layer, k, v))
+            return products.attend(q, k, v, keys, values, self.positions, self.starts)
+        queries = q[0].transpose(0, 1)[self._grid].transpose(1, 2)  # T,H,hd -> B,t,H,hd -> B,H,t,hd
+        mixed = attend(queries, *self.extend(layer, k, v)).transpose(1, 2)  # B,H,t,hd -> B,t,H,hd
+        return mixed[self._pages, self._within].transpose(0, 1)[None]  # T,H,hd -> 1,H,T,hd
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store k, v [B,H,T,hd]; views [B,H,K,hd] of all that the pages have, and their mask."""
+        """Store k, v [1,H,T,hd]; what all pages have, and what each token of a page sees.
+
+        Returns:
+            Keys and values [B,H,K,hd], and a mask bool [B,1,t,K] for t tokens of each page.
+        """
         both = []
         for rows, new in zip(self.rows[2 * layer : 2 * layer + 2], (k, v), strict=True):
-            rows[self._pages, :, self.positions] = new.transpose(1, 2)  # B,H,T,hd -> B,T,H,hd
-            both.append(rows[: len(self._pages), :, : self._longest])
+            rows[self._pages, :, self.positions[0]] = new[0].transpose(0, 1)  # H,T,hd -> T,H,hd
+            both.append(rows[: len(self._grid), :, : self._longest])
         return both[0], both[1], self._mask

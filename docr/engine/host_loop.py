@@ -1,7 +1,4 @@
-"""Decoding a step at a time, the host deciding in between: on CPUs, and where no graph can be had.
-
-Shapes: B pages, T tokens a page: the last one written and its draft.
-"""
+"""Decoding a step at a time, the host deciding in between: on CPUs, and where there is no graph."""
 
 from collections.abc import Callable
 
@@ -48,19 +45,18 @@ class HostLoop:
         for page in pages:
             page.guess()
         cache = self._cache.decoding(pages)
-        counts = [1 + len(page.draft) for page in pages]
-        ids = np.zeros(cache.positions.shape, np.int64)
+        tokens: list[int] = []
         texts = []
-        for row, page in zip(ids, pages, strict=True):
-            row[: 1 + len(page.draft)] = page.token_ids[-1], *page.draft
-            row[1 + len(page.draft) :] = row[len(page.draft)]  # see cache.Decoding
+        for page in pages:
+            tokens += page.token_ids[-1], *page.draft
             texts.append(page.token_ids)  # not a copy: most pages have no draft
             texts += [[*page.token_ids, *page.draft[: n + 1]] for n in range(len(page.draft))]
-        device = cache.positions.device
-        x = self._model.embed(torch.from_numpy(ids).to(device))
-        hidden = self._model(x, cache.positions, cache)
-        asked = np.arange(ids.shape[1]) < np.array(counts)[:, None]
-        picks = self._pick(texts, hidden[torch.from_numpy(asked).to(device)])
+        ids = np.full(cache.positions.shape, tokens[-1], np.int64)
+        ids[0, : len(tokens)] = tokens
+        x = self._model.embed(torch.from_numpy(ids).to(cache.positions.device))
+        hidden = self._model(x, cache.positions, cache)[0, : len(tokens)]
+        picks = self._pick(texts, hidden)
+        counts = [1 + len(page.draft) for page in pages]
         pairs = zip(pages, picks.split(counts), strict=True)
         return [_checked(page, found) for page, found in pairs]
 

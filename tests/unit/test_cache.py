@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import docr.engine.scheduler as scheduling
-from docr.engine.cache import KEY_STEP, CacheSize, KVCache, bytes_per_token
+from docr.engine.cache import KEY_STEP, CacheSize, Decoding, KVCache, bytes_per_token
 from docr.engine.model.decoder import attend
 from docr.engine.scheduler import BLOCK, Scheduler
 from docr.engine.sequence import Sequence
@@ -40,6 +40,12 @@ def page(number: int, prompt: int, new: int) -> Sequence:
     )
 
 
+def as_one(view: Decoding, tokens: Tensor) -> Tensor:
+    """A token of each page [B,H,1,hd] as the sequence [1,H,T,hd] that the model sees."""
+    one = tokens.permute(2, 1, 0, 3)
+    return one[:, :, torch.arange(view.positions.shape[1]).clamp_(max=len(tokens) - 1)]
+
+
 class Apart:
     """What a cache must hold: keys and values of each page, layer by layer, never shared."""
 
@@ -66,10 +72,11 @@ class Apart:
 
     def decode(self, cache: KVCache, pages: list[Sequence]) -> None:
         view = cache.decoding(pages)
-        assert view.positions.tolist() == [[page.length - 1] for page in pages]
+        ends = [page.length - 1 for page in pages]
+        assert view.positions[0, : len(pages)].tolist() == ends
         for layer in range(LAYERS):
             k, v = self.fresh(len(pages), 1), self.fresh(len(pages), 1)
-            keys, values, mask = view.extend(layer, k, v)
+            keys, values, mask = view.extend(layer, as_one(view, k), as_one(view, v))
             assert mask.dtype == torch.bool
             assert mask.shape == (len(pages), 1, 1, keys.shape[2])
             for row, page in enumerate(pages):
@@ -118,29 +125,39 @@ def test_holds_what_each_page_put_in_whatever_moves(
     assert len(apart.kept) == len(pages)
 
 
-def test_a_page_with_a_shorter_draft_keeps_what_lies_behind_it() -> None:
+def test_pages_with_longer_and_shorter_drafts() -> None:
     cache, apart = make_cache(4 * BLOCK), Apart()
     pages = [page(i, 20 + i, 50) for i in range(3)]
     cache.arrange(pages, BLOCK)
     apart.prefill(cache, pages)
+    counts = (4, 1, 2)
     for each, draft in zip(pages, ([1, 2, 3], [], [4]), strict=True):
         each.draft = draft
     view = cache.decoding(pages)
     begins = [each.length - 1 for each in pages]
-    steps = [(0, 1, 2, 3, 3), (0,) * 5, (0, 1, 1, 1, 1)]
-    expected = [[b + s for s in row] for b, row in zip(begins, steps, strict=True)]
-    assert view.positions.tolist() == expected
-    k = apart.fresh(3, 5)
-    for row, count in enumerate((4, 1, 2)):
-        k[row, :, count:] = k[row, :, count - 1 : count]  # as the same token at the same place is
-    keys, _, mask = view.extend(0, k, k)
+    expected = [begins[0] + n for n in range(4)] + [begins[1], begins[2], begins[2] + 1]
+    assert view.positions.tolist() == [expected + expected[-1:]]  # 7 tokens, computed as 8
+    assert view.starts.tolist() == [0, 4, 5, 7]
+    q, k = (
+        torch.cat((new, new[:, :, -1:]), dim=2) for new in (apart.fresh(1, 7) for _ in range(2))
+    )
+    mixed = view.attend(0, q, k, k)
+    keys, values, mask = view.extend(0, k, k)
     assert mask.shape == (3, 1, 5, BLOCK if 2 * KEY_STEP > BLOCK else KEY_STEP)
-    for row, (each, count) in enumerate(zip(pages, (4, 1, 2), strict=True)):
-        begin = each.length - 1
-        assert torch.equal(keys[row, :, :begin], apart.kept[each][0][0])
-        assert torch.equal(keys[row, :, begin : begin + count], k[row, :, :count])
+    for row, (each, count) in enumerate(zip(pages, counts, strict=True)):
+        first, begin = sum(counts[:row]), each.length - 1
+        new = k[0, :, first : first + count]
+        own = [torch.cat((before, new), 1) for before in apart.kept[each][0]]
+        assert torch.equal(keys[row, :, : begin + count], own[0])
+        assert torch.equal(values[row, :, : begin + count], own[1])
         assert not keys[row, :, begin + count :].any()
-        assert [int(m.sum()) for m in mask[row, 0]] == [p + 1 for p in expected[row]]
+        for n in range(count):
+            seen = [part[None, :, : begin + n + 1] for part in own]
+            alone = torch.nn.functional.scaled_dot_product_attention(
+                q[:, :, first + n : first + n + 1], *seen
+            )
+            torch.testing.assert_close(mixed[:, :, first + n : first + n + 1], alone)
+    assert torch.equal(mixed[:, :, 7], mixed[:, :, 6])
 
 
 @pytest.mark.parametrize(("row_length", "keys"), [(BLOCK, KEY_STEP), (2 * KEY_STEP - 1, None)])
@@ -151,8 +168,8 @@ def test_decoding_reads_the_cache_in_place(row_length: int, keys: int | None) ->
     cache.arrange(pages, row_length)
     apart.prefill(cache, pages)
     view = cache.decoding(pages)
-    first = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
-    second = view.extend(0, apart.fresh(2, 1), apart.fresh(2, 1))[0]
+    first = view.extend(0, apart.fresh(1, 2), apart.fresh(1, 2))[0]
+    second = view.extend(0, apart.fresh(1, 2), apart.fresh(1, 2))[0]
     assert first.data_ptr() == second.data_ptr()
     assert first.shape == (2, HEADS, keys or row_length, HEAD_DIM)  # 21 tokens, the rest masked
     assert first.is_contiguous() == (keys is None)
@@ -174,15 +191,15 @@ def test_what_is_not_finite_stays_with_its_page() -> None:
     spoilt, other, third = page(0, 100, 50), page(1, 10, 50), page(2, 12, 50)
     cache.arrange([spoilt, other], BLOCK)
     apart.prefill(cache, [spoilt, other])
-    nan = torch.full((2, HEADS, 1, HEAD_DIM), torch.nan)
-    nan[1] = 0
+    nan = torch.full((1, HEADS, 2, HEAD_DIM), torch.nan)
+    nan[:, :, 1] = 0
     for layer in range(LAYERS):
         cache.decoding([spoilt, other]).extend(layer, nan, nan)
     cache.arrange([other, third], 2 * BLOCK)
     for layer in range(LAYERS):
         cache.prefilling([other, third]).attend(layer, *(apart.fresh(2, 12) for _ in range(3)))
         keys, values, _ = cache.decoding([other, third]).extend(
-            layer, apart.fresh(2, 1), apart.fresh(2, 1)
+            layer, apart.fresh(1, 2), apart.fresh(1, 2)
         )
         assert keys.isfinite().all() and values.isfinite().all()
 

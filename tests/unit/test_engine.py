@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from docr.engine.cache import Decoding
 from docr.engine.config import EngineConfig
 from docr.engine.detokenize import EOS, Detokenizer
 from docr.engine.device import find_device, resolve_dtype
@@ -308,10 +309,10 @@ class CrampedModel(DeepseekOCR):
         return super().encode_views(views)
 
     def forward(self, x: Tensor, positions: Tensor, cache: object = None) -> Tensor:
-        if x.shape[1] > 1:
-            self._allow("prefill", len(x), self.most_prompts)
+        if isinstance(cache, Decoding):
+            self._allow("decode", len(cache.starts) - 1, self.most_pages)
         else:
-            self._allow("decode", len(x), self.most_pages)
+            self._allow("prefill", len(x), self.most_prompts)
         return super().forward(x, positions, cache)  # type: ignore[arg-type]
 
     def _allow(self, stage: str, size: int, most: int) -> None:

@@ -239,29 +239,32 @@ def test_tokens_are_picked_as_in_pytorch(vocabulary: int, monkeypatch: pytest.Mo
 @needs_library
 @torch.inference_mode()
 @pytest.mark.parametrize("head", products.HEADS)
-@pytest.mark.parametrize(("tokens", "ends"), [(1, (1, 70)), (2, (5, 5)), (9, (9, 200))])
+@pytest.mark.parametrize(
+    ("counts", "ends"), [((1, 1), (1, 70)), ((2, 2), (5, 5)), ((9, 1, 3), (9, 200, 4))]
+)
 def test_attention_sees_up_to_its_own_position(
-    tokens: int, ends: tuple[int, int], head: int
+    counts: tuple[int, ...], ends: tuple[int, ...], head: int
 ) -> None:
-    torch.manual_seed(tokens)
-    rows = bf16(2, 3, 2, 256, head)  # of a cache: each page longer than it needs
-    keys, values = rows[0, :2], rows[1, :2]
-    q = bf16(2, tokens, 2, head).transpose(1, 2)
-    positions = torch.tensor(ends)[:, None] - tokens + torch.arange(tokens)
-    seen = torch.arange(256) <= positions[:, None, :, None]
-    wanted = decoder.attend(q, keys, values, seen)
-    for page, end in enumerate(ends):
+    torch.manual_seed(sum(counts))
+    rows = bf16(2, 4, 2, 256, head)  # of a cache: more of them, and longer, than is needed
+    keys, values = rows[0, :-1], rows[1, :-1]
+    q = bf16(1, sum(counts), 2, head).transpose(1, 2)
+    places = [torch.arange(end - count, end) for count, end in zip(counts, ends, strict=True)]
+    starts = torch.tensor([0, *counts]).cumsum(0)
+    wanted, new = [], []
+    for page, (place, end) in enumerate(zip(places, ends, strict=True)):
+        own = slice(int(starts[page]), int(starts[page + 1]))
+        one = slice(page, page + 1)
+        seen = torch.arange(256) <= place[None, None, :, None]
+        wanted.append(decoder.attend(q[:, :, own], keys[one], values[one], seen))
+        new.append(rows[:, one, :, place].clone())  # what is to be stored
         for kept in (keys, values):
             kept[page, :, end:] = torch.nan  # whatever was there before
-    new = [
-        torch.stack([kept[page, :, positions[page]] for page in range(2)])
-        for kept in (keys, values)
-    ]
-    for page in range(2):
-        keys[page, :, positions[page]] = values[page, :, positions[page]] = torch.nan
-    got = products.attend(q, *new, keys, values, positions)
-    assert got.shape == wanted.shape
-    assert error(got, wanted) < 1e-2
+            kept[page, :, place] = torch.nan
+    k, v = torch.cat(new, dim=3)
+    got = products.attend(q, k, v, keys, values, torch.cat(places)[None], starts)
+    assert got.shape == q.shape
+    assert error(got, torch.cat(wanted, dim=2)) < 1e-2
 
 
 @needs_library
@@ -331,24 +334,23 @@ def test_a_model_in_eight_bits_is_near(wide_toy: Path) -> None:
 @needs_library
 @torch.inference_mode()
 @pytest.mark.parametrize("quantize", ["none", "int8"])
-@pytest.mark.parametrize(("pages", "tokens"), [(1, 1), (3, 1), (2, 5)])
+@pytest.mark.parametrize("counts", [[1], [1, 1, 1], [5, 1, 3]])
 def test_all_layers_in_one_call(
-    wide_toy: Path, pages: int, tokens: int, quantize: Literal["none", "int8"]
+    wide_toy: Path, counts: list[int], quantize: Literal["none", "int8"]
 ) -> None:
     model = load_model(wide_toy, device="cpu", dtype=torch.bfloat16)
     lay_out(model, quantize)
     decoder, dims = model.decoder, model.config
     assert isinstance(decoder, NativeDecoder)
-    torch.manual_seed(pages)
-    shape = (pages + 1, dims.num_attention_heads, 128, dims.head_dim)
+    torch.manual_seed(len(counts))
+    shape = (len(counts) + 1, dims.num_attention_heads, 128, dims.head_dim)
     kept = [bf16(*shape) for _ in range(2 * dims.num_hidden_layers)]
-    x = bf16(pages, tokens, dims.hidden_size)
+    x = bf16(1, sum(counts), dims.hidden_size)
     before = x.clone()
     results = []
     for decoder.whole in (False, True):
-        cache = Decoding(
-            [rows.clone() for rows in kept], [70, 0, 9][:pages], [tokens] * pages, tokens
-        )
+        begins = [70, 0, 9][: len(counts)]
+        cache = Decoding([rows.clone() for rows in kept], begins, counts)
         hidden = decoder(x, cache.positions, cache)
         results.append((hidden, *cache.rows))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

@@ -39,9 +39,11 @@ class RowCache(KVCache, Protocol):
 
     Attributes:
         rows: keys and values of each layer, [>=B,H,L,hd]; a token's are at its position.
+        starts: i64 [B+1]. In a sequence of all pages' tokens, where each page's begin, and the end.
     """
 
     rows: list[Tensor]
+    starts: Tensor
 
 
 class RMSNorm(nn.Module):

@@ -193,7 +193,8 @@ class NativeDecoder(Decoder):
         is_few = x.shape[0] * x.shape[1] <= FEW_ROWS
         if not (self.whole and is_few and isinstance(cache, RowCache)):
             return super().forward(x, positions, cache)
-        return self._few(x, rotary_table(positions, self.config, x.dtype), positions, cache.rows)
+        rotary = rotary_table(positions, self.config, x.dtype)
+        return self._few(x, rotary, positions, cache.starts, cache.rows)
 
 
 def _weights(layer: nn.Module) -> LayerWeights:

@@ -5,7 +5,8 @@ For x86-64 with AVX512 in bf16. The twins, in PyTorch, are in ../model/decoder.p
 bf16 is rounded where they round it, except within attention, where it is not. For a few rows each of
 PyTorch's operators takes longer to call than to run.
 
-Shapes: R rows, E experts, k choices a row, D hidden size, B pages, H heads, T queries, hd head dim.
+Shapes: R rows, E experts, k choices a row, D hidden size, B pages, H heads, hd head dim, T queries of
+a page.
 */
 
 #include <math.h>
@@ -90,31 +91,37 @@ static void attend_head(const bf16 *q, i64 q_step, const bf16 *k, const bf16 *v,
     }
 }
 
-/* Store k and v [B,H,T,hd] in the cache's keys and values [B,H,.,hd] at `positions` [B,T]; then the
-   attention of q [B,H,T,hd], each query to the keys up to its position. out is [B,T,H,hd]. hd is
-   32, 64, 96 or 128. Strides, of q, k, v and the cache, count elements. 0: no memory. */
+/* Store k and v [H,R,hd] in the cache's keys and values [B,H,.,hd] at `positions` [R], then the
+   attention of q [H,R,hd], each query to the keys up to its position. Rows starts[b] to
+   starts[b + 1] - 1 are page b's. out is [R,H,hd]; hd is 32, 64, 96 or 128. Strides count elements:
+   those of head and row of q, k and v, of page and head of the cache. 0: no memory. */
 int docr_attend_bf16(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *strides, bf16 *keys,
-                     bf16 *values, const i64 *positions, bf16 *out, i64 B, i64 H, i64 T, i64 hd) {
-    const i64 *of_q = strides, *of_k = strides + 3, *of_v = strides + 6, *of_cache = strides + 9;
-    i64 longest = 0;
-    for (i64 i = 0; i < B * T; i++) longest = positions[i] >= longest ? positions[i] + 1 : longest;
+                     bf16 *values, const i64 *positions, const i64 *starts, bf16 *out, i64 B, i64 H,
+                     i64 hd) {
+    const i64 *of_q = strides, *of_k = strides + 2, *of_v = strides + 4, *of_cache = strides + 6;
+    i64 longest = 0, most = 0;
+    for (i64 i = 0; i < starts[B]; i++) longest = positions[i] >= longest ? positions[i] + 1 : longest;
+    for (i64 b = 0; b < B; b++)
+        most = starts[b + 1] - starts[b] > most ? starts[b + 1] - starts[b] : most;
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
-        i64 bytes = T * ((longest + 15) / 16 * 16) * (i64)sizeof(float);
+        i64 bytes = most * ((longest + 15) / 16 * 16) * (i64)sizeof(float);
         float *weights = aligned_alloc(LINE, bytes);
         failed = !weights;
 #pragma omp for schedule(dynamic)
         for (i64 i = 0; i < B * H; i++) {
-            i64 b = i / H, h = i % H, at = b * of_cache[0] + h * of_cache[1];
+            const i64 b = i / H, h = i % H, at = b * of_cache[0] + h * of_cache[1];
+            const i64 first = starts[b], end = starts[b + 1];
             if (!weights) continue;
-            for (i64 t = 0; t < T; t++) {
-                i64 to = at + positions[b * T + t] * hd;
-                memcpy(keys + to, k + b * of_k[0] + h * of_k[1] + t * of_k[2], 2 * hd);
-                memcpy(values + to, v + b * of_v[0] + h * of_v[1] + t * of_v[2], 2 * hd);
+            for (i64 row = first; row < end; row++) {
+                i64 to = at + positions[row] * hd;
+                memcpy(keys + to, k + h * of_k[0] + row * of_k[1], 2 * hd);
+                memcpy(values + to, v + h * of_v[0] + row * of_v[1], 2 * hd);
             }
-            attend_head(q + b * of_q[0] + h * of_q[1], of_q[2], keys + at, values + at,
-                        out + (b * T * H + h) * hd, H * hd, positions + b * T, T, hd, weights);
+            attend_head(q + h * of_q[0] + first * of_q[1], of_q[1], keys + at, values + at,
+                        out + (first * H + h) * hd, H * hd, positions + first, end - first, hd,
+                        weights);
         }
         free(weights);
     }

@@ -2,7 +2,7 @@
 
 With one page, calling what is here from Python an operator at a time took a tenth of a step.
 
-Shapes: B pages, T tokens of each, R = B T rows, D hidden size, H heads, hd head dim, E experts,
+Shapes: B pages, R rows, some of each page, D hidden size, H heads, hd head dim, E experts,
 k choices a row, F an expert's width.
 */
 
@@ -21,7 +21,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    i64 B, T, D, H, E, k, F;
+    i64 B, R, D, H, E, k, F;
 } Sizes;
 
 static void add(bf16 *x, const bf16 *y, i64 count) {
@@ -31,19 +31,15 @@ static void add(bf16 *x, const bf16 *y, i64 count) {
 
 /* Hidden states x [R,D] after all layers, in place, and the final norm of them, out [R,D].
 
-   rotary [2,R,hd]: cosines and sines; positions [B,T]. cache: the keys [B,H,.,hd] of each layer and
-   its values, all with these three strides, in elements. D is a multiple of 32. 0: no memory. */
+   rotary [2,R,hd]: cosines and sines; positions [R] and starts [B+1] as in docr_attend_bf16. cache: the
+   keys [B,H,.,hd] of each layer and its values, strides: of page and head in all of them, in elements.
+   D is a multiple of 32. 0: no memory. */
 int docr_layers(const Layer *layers, i64 count, const bf16 *norm, float eps, const Sizes *sizes,
-                bf16 *x, const bf16 *rotary, const i64 *positions, bf16 *const *cache,
+                bf16 *x, const bf16 *rotary, const i64 *positions, const i64 *starts, bf16 *const *cache,
                 const i64 *strides, bf16 *out) {
     const Sizes s = *sizes;
-    const i64 R = s.B * s.T, D = s.D, hd = D / s.H, wide = 3 * D;
-    const i64 of_qkv[] = {s.T * wide, hd, wide};
-    i64 all[12];
-    for (int i = 0; i < 3; i++) {
-        all[i] = all[3 + i] = all[6 + i] = of_qkv[i];
-        all[9 + i] = strides[i];
-    }
+    const i64 R = s.R, D = s.D, hd = D / s.H, wide = 3 * D;
+    const i64 all[] = {hd, wide, hd, wide, hd, wide, strides[0], strides[1]};
     i64 *chosen = malloc(R * s.k * sizeof(i64));
     i64 *first = calloc(R, sizeof(i64)); /* a plain MLP is the first and only expert */
     float *shares = malloc(R * s.k * sizeof(float)), *whole = malloc(R * sizeof(float));
@@ -57,7 +53,7 @@ int docr_layers(const Layer *layers, i64 count, const bf16 *norm, float eps, con
         done = docr_linear(normed, &layer->qkv, qkv, R, wide, D);
         docr_rotate_bf16(qkv, rotary, R, s.H, hd);
         done = done && docr_attend_bf16(qkv, qkv + D, qkv + 2 * D, all, cache[2 * i],
-                                        cache[2 * i + 1], positions, mixed, s.B, s.H, s.T, hd);
+                                        cache[2 * i + 1], positions, starts, mixed, s.B, s.H, hd);
         done = done && docr_linear(mixed, &layer->out, normed, R, D, D);
         add(x, normed, R * D);
         docr_norm_bf16(x, layer->post_attention_norm, eps, normed, R, D);

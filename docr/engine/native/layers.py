@@ -73,21 +73,28 @@ class Layers:
         self._experts = (0, 0) if experts is None else (experts.shape[0], experts.shape[2])
 
     def __call__(
-        self, x: Tensor, rotary: Tensor, positions: Tensor, cache: Sequence[Tensor]
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        positions: Tensor,
+        starts: Tensor,
+        cache: Sequence[Tensor],
     ) -> Tensor:
         """Normed hidden states of a few tokens of each page, as decoder.Decoder computes them.
 
         Args:
-            x: embeddings bf16 [B,T,D].
+            x: embeddings bf16 [1,R,D], one page's tokens after the other's.
             rotary: as decoder.rotary_table returns it.
-            positions: i64 [B,T], where keys and values are stored; each token sees those up to its
+            positions: i64 [1,R], where keys and values are stored; each token sees those up to its
                 own.
+            starts: i64 [B+1], where each page's tokens begin, and R.
             cache: keys and values of each layer, bf16 [>=B,H,L,hd], all with the same strides.
         """
-        B, T, D = x.shape
+        _, R, D = x.shape
         assert all(rows.stride() == cache[0].stride() for rows in cache)
-        assert cache[0].stride(3) == 1 and positions.shape == (B, T)
-        x, out = x.clone(memory_format=torch.contiguous_format), x.new_empty(B, T, D)
+        assert cache[0].stride()[2:] == (D // self._heads, 1), cache[0].stride()
+        assert x.shape == (1, R, D) and positions.shape == (1, R), (x.shape, positions.shape)
+        x, out = x.clone(memory_format=torch.contiguous_format), x.new_empty(1, R, D)
         experts, width = self._experts
         call(
             "docr_layers",
@@ -95,12 +102,13 @@ class Layers:
             len(self._layers),
             self._norm,
             self._eps,
-            (ctypes.c_int64 * 7)(B, T, D, self._heads, experts, self._top_k, width),
+            (ctypes.c_int64 * 7)(len(starts) - 1, R, D, self._heads, experts, self._top_k, width),
             x,
             rotary.contiguous(),
             positions.contiguous(),
+            starts,
             (ctypes.c_void_p * len(cache))(*(rows.data_ptr() for rows in cache)),
-            (ctypes.c_int64 * 3)(*cache[0].stride()[:3]),
+            (ctypes.c_int64 * 2)(*cache[0].stride()[:2]),
             out,
         )
         return out

@@ -87,7 +87,7 @@ def fits(*weights: Tensor) -> bool:
 
 
 def attends(q: Tensor) -> bool:
-    """Whether there is a kernel for queries like these, [B,H,T,hd]."""
+    """Whether there is a kernel for queries, or keys, like these, [...,hd]."""
     return (
         q.device.type == "cpu"
         and q.dtype == torch.bfloat16
@@ -142,30 +142,38 @@ def mix_experts(
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    starts: Tensor,
 ) -> Tensor:
     """Store k and v in a cache; then attention, each query to the keys up to its own position.
 
     Args:
-        q: bf16 [B,H,T,hd].
+        q: bf16 [1,H,R,hd], one page's tokens after the other's.
         k: the same.
         v: the same.
-        keys: the cache's, bf16 [B,H,L,hd], a head's tokens contiguous.
+        keys: the cache's, bf16 [>=B,H,L,hd], a head's tokens contiguous.
         values: the same, with the same strides.
-        positions: i64 [B,T], below L.
+        positions: i64 [1,R], below L.
+        starts: i64 [B+1], where each page's tokens begin, and R.
 
     Returns:
-        [B,H,T,hd].
+        [1,H,R,hd].
     """
-    B, H, T, hd = q.shape
+    _, H, R, hd = q.shape
     assert keys.stride()[2:] == (hd, 1), keys.stride()
     assert values.stride() == keys.stride(), (values.stride(), keys.stride())
-    strides = [step for tensor in (q, k, v, keys) for step in tensor.stride()[:3]]
+    assert positions.shape == (1, R), (positions.shape, R)
     assert q.stride(3) == k.stride(3) == v.stride(3) == 1
-    out = q.new_empty(B, T, H, hd)
+    strides = [step for tensor in (q, k, v) for step in tensor.stride()[1:3]] + [*keys.stride()[:2]]
+    out = q.new_empty(1, R, H, hd)
     packed = (ctypes.c_int64 * len(strides))(*strides)
-    rows = positions.contiguous()
-    call("docr_attend_bf16", q, k, v, packed, keys, values, rows, out, B, H, T, hd)
+    places = positions.contiguous(), starts
+    call("docr_attend_bf16", q, k, v, packed, keys, values, *places, out, len(starts) - 1, H, hd)
     return out.transpose(1, 2)
 
 
