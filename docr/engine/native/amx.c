@@ -12,7 +12,7 @@ Shapes: as in few_rows.c; a panel is 16 packed rows of x, [K/2][16][2], and in 8
 */
 
 #include "amx.h"
-#include "few_rows.h"
+#include "products.h"
 
 #ifdef __AMX_BF16__
 
@@ -98,7 +98,7 @@ INLINE __m512 scaled(int eight, const float sums[SIDE][SIDE], Matrix w, i64 n, i
                      const float *scales) {
     __m512 row = _mm512_load_ps(sums[i]);
     if (!eight) return row;
-    __m512i shift = _mm512_set1_epi32(w.sums[n + i] << 7); /* 128: zero of x */
+    __m512i shift = _mm512_set1_epi32(w.sums[n + i] * 128); /* zero of x */
     row = _mm512_cvtepi32_ps(_mm512_sub_epi32((__m512i)row, shift));
     return _mm512_mul_ps(_mm512_mul_ps(row, _mm512_loadu_ps(scales)), _mm512_set1_ps(w.scales[n + i]));
 }

@@ -12,7 +12,7 @@ a page.
 #include <math.h>
 #include <stdlib.h>
 
-#include "few_rows.h"
+#include "products.h"
 
 enum { QUERIES = 2, WIDEST = 8 }; /* queries at a time, and registers of a head of 128 */
 

@@ -14,11 +14,9 @@ A row's result does not depend on the rows beside it. The twins, in PyTorch, are
 Shapes: R rows, N x K a matrix, E experts, k choices a row, D hidden size, F an expert's width.
 */
 
-#include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 
-#include "few_rows.h"
+#include "products.h"
 
 enum {
     PAIR = 2,        /* rows of a matrix at a time, for few rows of x: */

@@ -8,7 +8,7 @@ k choices a row, F an expert's width.
 
 #include <stdlib.h>
 
-#include "few_rows.h"
+#include "products.h"
 
 /* One layer's weights. */
 typedef struct {

@@ -66,7 +66,7 @@ Matrices: TypeAlias = Tensor | Int8Matrices
 
 
 class Matrix(ctypes.Structure):
-    """Matrix, or matrices, of few_rows.h."""
+    """Matrix, or matrices, of products.h."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),

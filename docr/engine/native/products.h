@@ -1,4 +1,5 @@
-/* What layers.c takes from few_rows.c and beside.c; all return 0 where there is no memory. */
+/* Products with matrices and what goes with them, and what these files share. What returns a number
+   returns 0 where there is no memory. */
 
 #pragma once
 
@@ -25,6 +26,7 @@ int docr_norm_bf16(const bf16 *x, const bf16 *weight, float eps, bf16 *out, i64 
 int docr_route_bf16(const bf16 *x, const float *gate, float *shares, i64 *chosen, i64 R, i64 k, i64 E,
                     i64 D);
 
+/* Whether a matrix with so many rows is for the matrix unit (amx.c), if there is one. */
 #ifdef __AMX_BF16__
 INLINE int amx_takes(i64 side) { return side % 16 == 0; }
 #else
