@@ -1,5 +1,5 @@
-/* Products with matrices and what goes with them, and what these files share. What returns a number
-   returns 0 where there is no memory. */
+/* Products with matrices, what goes with them in a layer, and what these files share. Those that are
+   called return 0 where there is no memory. */
 
 #pragma once
 
