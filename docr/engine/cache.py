@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from docr.engine.model.decoder import attend, padded_count
@@ -164,36 +165,36 @@ class Decoding:
     """
 
     def __init__(self, rows: list[Tensor], begins: list[int], counts: list[int]) -> None:
-        device = rows[0].device
         self.rows = rows
-        total = sum(counts)
-        tokens = total if products.attends(rows[0]) else padded_count(total)
-        starts = np.cumsum([0, *counts])
-        pages = np.repeat(np.arange(len(counts)), counts)
+        total, starts = sum(counts), np.cumsum([0, *counts])
+        self._native = products.attends(rows[0])
+        tokens = total if self._native else padded_count(total)
         order = np.minimum(np.arange(tokens), total - 1)  # the last one again
-        pages = pages[order]
+        pages = np.repeat(np.arange(len(counts)), counts)[order]
         within = order - starts[pages]
         positions = np.array(begins)[pages] + within
+        self.starts, self.positions = self._indexes(starts, positions[None])
+        if self._native:
+            return
         # A row of tokens a page, 1, 2, 3, 5 or 9 of them, the last one repeated here, too.
         drafted = max(counts) - 1
         longest = 1 + (1 << (drafted - 1).bit_length() if drafted else 0)
         grid = np.minimum(np.arange(longest), np.array(counts)[:, None] - 1) + starts[:-1, None]
-        self.starts, self._pages, self._within, self.positions, self._grid = (
-            torch.from_numpy(each).to(device)
-            for each in (starts, pages, within, positions[None], grid)
-        )
+        self._pages, self._within, self._grid = self._indexes(pages, within, grid)
         # In steps: each number of keys is another shape, and oneDNN keeps a kernel for each.
         length = rows[0].shape[2]
         needed = min(-(-(int(positions.max()) + 1) // KEY_STEP) * KEY_STEP, length)
         # A product with part of each row copies that part first, which costs as much again.
         self._longest = length if 2 * needed > length else needed
-        keys = torch.arange(self._longest, device=device)
-        seen = keys <= self.positions[0][self._grid][:, :, None]
-        self._mask = seen[:, None]  # B,T,K -> B,1,T,K
+        seen = np.arange(self._longest) <= positions[grid][:, None, :, None]
+        self._mask = torch.from_numpy(seen).to(rows[0].device)  # B,1,t,K
+
+    def _indexes(self, *arrays: NDArray[np.int64]) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.rows[0].device) for array in arrays]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [1,H,T,hd], and attend to all that the pages have so far."""
-        if products.attends(q):
+        if self._native:
             keys, values = self.rows[2 * layer : 2 * layer + 2]
             return products.attend(q, k, v, keys, values, self.positions, self.starts)
         queries = q[0].transpose(0, 1)[self._grid].transpose(1, 2)  # T,H,hd -> B,t,H,hd -> B,H,t,hd
@@ -201,7 +202,7 @@ class Decoding:
         return mixed[self._pages, self._within].transpose(0, 1)[None]  # T,H,hd -> 1,H,T,hd
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store k, v [1,H,T,hd]; what all pages have, and what each token of a page sees.
+        """Store k, v [1,H,T,hd] without docr's kernels; what pages have, and what tokens see of it.
 
         Returns:
             Keys and values [B,H,K,hd], and a mask bool [B,1,t,K] for t tokens of each page.
