@@ -357,6 +357,23 @@ def test_all_layers_in_one_call(
     assert not torch.equal(results[0][1], kept[0]) and torch.equal(x, before)
 
 
+@needs_library
+@torch.inference_mode()
+def test_a_step_of_many_tokens(wide_toy: Path) -> None:
+    model = load_model(wide_toy, device="cpu", dtype=torch.bfloat16)
+    dims, counts = model.config, [90, 1, 70]
+    torch.manual_seed(0)
+    shape = (len(counts), dims.num_attention_heads, 128, dims.head_dim)
+    kept = [bf16(*shape) for _ in range(2 * dims.num_hidden_layers)]
+    x, results = bf16(1, sum(counts), dims.hidden_size), []
+    for laid_out in (False, True):
+        if laid_out:
+            lay_out(model, "none")
+        cache = Decoding([rows.clone() for rows in kept], [0, 100, 9], counts)
+        results.append(model(x, cache.positions, cache))
+    assert error(results[1], results[0]) < 2e-2
+
+
 def test_no_memory_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def docr_linear(self, *arguments: object) -> int:

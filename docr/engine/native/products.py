@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from docr.engine.native.library import library
+from docr.engine.native.library import has_amx, library
 
 Argument: TypeAlias = "Tensor | int | float | ctypes.Array[Any] | ctypes.Structure"
 
@@ -84,6 +84,12 @@ def fits(*weights: Tensor) -> bool:
         and weight.shape[-2] % 4 == 0
         for weight in weights
     ) and (library() is not None)
+
+
+def multiplies_many() -> bool:
+    """Whether products of many rows, too, are as fast here as oneDNN's: with a matrix unit."""
+    found = library()
+    return found is not None and has_amx(found)
 
 
 def attends(q: Tensor) -> bool:
