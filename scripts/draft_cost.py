@@ -36,10 +36,10 @@ def measure(model: DeepseekOCR, pages: int) -> dict[int, float]:
     seconds: dict[int, list[float]] = {tokens: [] for tokens in TOKENS}
     for number in range(ROUNDS):
         for tokens in sorted(TOKENS, reverse=bool(number % 2)):
-            ids = torch.randint(0, dims.vocab_size, (1, pages * tokens))
             start = time.perf_counter()
             cache = Decoding(rows, [CONTEXT] * pages, [tokens] * pages)
-            hidden = model(model.embed(ids), cache.positions, cache).flatten(0, 1)
+            ids = torch.randint(0, dims.vocab_size, cache.positions.shape)
+            hidden = model(model.embed(ids), cache.positions, cache)[0]
             pick(model.logits(hidden), undecodable=decodable, banned=[()] * len(hidden))
             seconds[tokens].append(time.perf_counter() - start)
     return {tokens: statistics.median(each[UNCOUNTED:]) for tokens, each in seconds.items()}

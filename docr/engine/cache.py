@@ -19,6 +19,10 @@ KEY_STEP = 64
 """Where rows are much longer than their pages, decoding attends over a multiple of this many keys;
 those behind a page's end are masked."""
 
+EXACT, STEP = 128, 32
+"""Tokens up to which a step is as long as it is where docr's own kernels attend. With more it is
+rounded up: oneDNN may be asked for products, and keeps a kernel for each number of rows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSize:
@@ -149,13 +153,12 @@ class Prefilling:
 class Decoding:
     """Takes in the next tokens of each page, however many; implements model.decoder.RowCache.
 
-    To the model they are one sequence, page after page, each token at its own position. Where docr
-    has no kernels of its own, the last token is repeated in its place, so that there are not too
-    many different lengths: oneDNN keeps a kernel for each.
+    To the model they are one sequence, page after page, each token at its own position. The last
+    one may be repeated in its place, so that there are not too many different lengths.
 
     Attributes:
         rows: keys and values of each layer, [>=B,H,L,hd].
-        starts: i64 [B+1], where each page's tokens begin, and where the last one's end.
+        starts: i64 [B+1], where each page's tokens begin, and T.
         positions: i64 [1,T].
 
     Args:
@@ -168,12 +171,16 @@ class Decoding:
         self.rows = rows
         total, starts = sum(counts), np.cumsum([0, *counts])
         self._native = products.attends(rows[0])
-        tokens = total if self._native else padded_count(total)
+        if self._native:
+            tokens = total if total <= EXACT else -(-total // STEP) * STEP
+        else:
+            tokens = padded_count(total)
         order = np.minimum(np.arange(tokens), total - 1)  # the last one again
         pages = np.repeat(np.arange(len(counts)), counts)[order]
         within = order - starts[pages]
         positions = np.array(begins)[pages] + within
-        self.starts, self.positions = self._indexes(starts, positions[None])
+        ends = np.array([*starts[:-1], tokens])
+        self.starts, self.positions = self._indexes(ends, positions[None])
         if self._native:
             return
         # A row of tokens a page, 1, 2, 3, 5 or 9 of them, the last one repeated here, too.

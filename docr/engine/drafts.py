@@ -26,9 +26,9 @@ them that differs is the commonest case."""
 BREAK_EVEN = 0.35
 """Share of guessed tokens that must come true for guessing to save time.
 
-What a token more costs, as a share of a step with one token of each page: 0.26 to 0.41 for the
-short guesses that remain when few come true, measured at full size on a CPU
-(scripts/draft_cost.py).
+What a token more costs, as a share of a step with one token of each page: 0.26 to 0.42 for the
+short guesses that remain when few come true, with up to 8 pages, measured at full size on CPUs
+(scripts/draft_cost.py). With more pages it was less, 0.10 to 0.20, on the one CPU measured.
 """
 
 MEMORY = 0.9

@@ -18,7 +18,8 @@ class HostLoop:
 
     Args:
         model, cache: what computes, and where it keeps keys and values.
-        pick: a token after each of some texts, from the hidden states [rows,D] at their ends.
+        pick: a token after each of some texts, from the hidden states [rows,D] at their ends; there
+            may be more of these behind them.
     """
 
     steps = 1
@@ -54,8 +55,7 @@ class HostLoop:
         ids = np.full(cache.positions.shape, tokens[-1], np.int64)
         ids[0, : len(tokens)] = tokens
         x = self._model.embed(torch.from_numpy(ids).to(cache.positions.device))
-        hidden = self._model(x, cache.positions, cache)[0, : len(tokens)]
-        picks = self._pick(texts, hidden)
+        picks = self._pick(texts, self._model(x, cache.positions, cache)[0])
         counts = [1 + len(page.draft) for page in pages]
         pairs = zip(pages, picks.split(counts), strict=True)
         return [_checked(page, found) for page, found in pairs]

@@ -233,9 +233,11 @@ class Runner:
             return self._loop.decode(pages)
 
     def _pick(self, texts: list[list[int]], hidden: Tensor) -> Picks:
-        """A token after each of the texts, from the hidden states [rows,D] at their ends."""
+        """A token after each of the texts, from the first of the hidden states [rows,D]."""
         banned = [self._ngrams.banned(ids) for ids in texts]
-        return pick(self._model.logits(hidden), undecodable=self._undecodable, banned=banned)
+        # Of all rows: their number is one of few, that of the texts is not.
+        logits = self._model.logits(hidden)[: len(texts)]
+        return pick(logits, undecodable=self._undecodable, banned=banned)
 
     def forget(self, page: Sequence) -> None:
         """Drop what is kept for a page beside the KV cache."""

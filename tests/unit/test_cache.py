@@ -137,7 +137,7 @@ def test_pages_with_longer_and_shorter_drafts() -> None:
     begins = [each.length - 1 for each in pages]
     expected = [begins[0] + n for n in range(4)] + [begins[1], begins[2], begins[2] + 1]
     assert view.positions.tolist() == [expected + expected[-1:]]  # 7 tokens, computed as 8
-    assert view.starts.tolist() == [0, 4, 5, 7]
+    assert view.starts.tolist() == [0, 4, 5, 8]
     q, k = (
         torch.cat((new, new[:, :, -1:]), dim=2) for new in (apart.fresh(1, 7) for _ in range(2))
     )

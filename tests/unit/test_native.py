@@ -366,6 +366,7 @@ def test_a_step_of_many_tokens(wide_toy: Path) -> None:
     shape = (len(counts), dims.num_attention_heads, 128, dims.head_dim)
     kept = [bf16(*shape) for _ in range(2 * dims.num_hidden_layers)]
     x, results = bf16(1, sum(counts), dims.hidden_size), []
+    x = torch.cat((x, x[:, -1:].expand(-1, 192 - sum(counts), -1)), dim=1)  # see cache.STEP
     for laid_out in (False, True):
         if laid_out:
             lay_out(model, "none")

@@ -160,7 +160,7 @@ class MLP(nn.Module):
 
 
 def padded_count(count: int, least: int = 1) -> int:
-    """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, …: an expert's rows are padded to so many.
+    """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, …: rows of an expert, or a step, are padded so.
 
     Those of one that has any are at least `least`.
 

@@ -1,8 +1,9 @@
 """The decoder's layers as docr's own kernels for CPUs compute them, with the same weights.
 
-Products of many rows with one matrix, as in a prefill, are left to PyTorch. With `--quantize int8`
-the matrices are in 8 bits, and all rows take the kernels. A row's result does not depend on the
-rows that it is computed with, as long as they are few.
+Products of many rows with one matrix, as in a prefill, are left to PyTorch, except in a step of
+decoding where there is a matrix unit. With `--quantize int8` the matrices are in 8 bits, and all
+rows take the kernels. A row's result does not depend on the rows that it is computed with, as long
+as they are few.
 
 Each class takes over the weights of the one that it replaces, so none calls its initialiser.
 """
@@ -32,7 +33,7 @@ FEW_ROWS = 128
 
 MANY_ROWS = 512
 """Where a matrix unit multiplies, a step of so many rows is one call, too: 6 to 14 % faster with
-144 to 288 of them, which is as many as there are."""
+144 to 288 of them. Steps of 32 pages have no more."""
 
 
 class NativeNorm(RMSNorm):

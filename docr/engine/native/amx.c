@@ -48,6 +48,7 @@ typedef struct {
 INLINE void product(int eight, int two, const Left *a, const char *one, const char *other, i64 bytes,
                     Sums sums) {
     const int every = two ? 1 : 8; /* with little to compute, processors go on by themselves */
+    WRITTEN();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -301,7 +302,7 @@ INLINE void mix(int eight, const float sums[SIDE][SIDE], Matrix w, i64 d, const 
     for (int i = 0; i < panel->count; i++) {
         float *to = mixed + panel->rows[i] * D + d;
         __m512 share = _mm512_set1_ps(panel->shares[i]), column = (__m512)columns[panel->columns[i]];
-        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(share, column)));
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(share, column, _mm512_loadu_ps(to)));
     }
 }
 
@@ -333,8 +334,8 @@ INLINE void mix_all(int eight, const Call *call, i64 begin, i64 end, float *mixe
 
 INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *shares, Matrix gate_up,
                    Matrix down, bf16 *out, i64 R, i64 k, i64 E, i64 D, i64 F) {
-    const i64 choices = R * k, fewest = E + (R <= SHARED ? E : choices / SIDE);
-    const i64 most = choices < fewest ? choices : fewest; /* panels */
+    const i64 choices = R * k, by_expert = E + (R <= SHARED ? E : choices / SIDE);
+    const i64 most = choices < by_expert ? choices : by_expert; /* panels */
     Call call = {gate_up, down, R, E, D, F, eight ? D : 2 * D, eight ? F : 2 * F};
     const i64 packed_bytes = SIDE * call.bytes;
     i64 room = (2 * (E + 1) + choices) * 8 + most * (sizeof(Panel) + SIDE * 2 * F) +

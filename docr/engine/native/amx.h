@@ -12,6 +12,9 @@ side 16 rows whose words are transposed, and of the tile of sums each row is one
 
 enum { SIDE = 16 }; /* rows and columns of a tile of sums */
 
+/* Before tiles are loaded: gcc does not know that these read memory, and might write it later. */
+#define WRITTEN() __asm__ volatile("" ::: "memory")
+
 /* In each thread, before it multiplies: all tiles are whole. */
 INLINE void open_tiles(void) {
     struct {
@@ -20,6 +23,7 @@ INLINE void open_tiles(void) {
         uint8_t rows[16];
     } tiles = {.palette = 1};
     for (int i = 0; i < 8; i++) tiles.bytes[i] = LINE, tiles.rows[i] = SIDE;
+    WRITTEN();
     _tile_loadconfig(&tiles);
 }
 

@@ -261,7 +261,8 @@ INLINE void mix(const float *sums, int count, i64 wide, const i64 *row_of, const
                 const float *shares, float *mixed, i64 D) {
     for (int i = 0; i < count; i++)
         for (i64 j = 0; j < wide; j++)
-            mixed[row_of[i] * D + j] += shares[order[i]] * number(narrow(sums[i * wide + j]));
+            mixed[row_of[i] * D + j] = fmaf(shares[order[i]], number(narrow(sums[i * wide + j])),
+                                            mixed[row_of[i] * D + j]);
 }
 
 INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i64 K) {

@@ -112,6 +112,7 @@ INLINE void weigh(Chunk *chunk, int i, __m512 scores[GROUPS], i64 group, i64 wid
    half of them y_half further, the other columns y_next. */
 INLINE void multiply(const bf16 x[CHUNK][STRIP], const bf16 *y, i64 y_row, i64 y_half, i64 y_next) {
     const char *right = (const char *)y;
+    WRITTEN();
     UNROLL
     for (int half = 0; half < 2; half++) {
         _tile_loadd(4, x[0] + half * STRIP / 2, sizeof *x);
@@ -147,6 +148,7 @@ static void take(Chunk *chunk, i64 count, const bf16 *keys, const bf16 *values, 
     }
     for (int c = 0; c < HD; c += 32) {
         float *sums = chunk->sums[0] + c, *others = chunk->sums[SIDE] + c;
+        WRITTEN();
         _tile_loadd(0, sums, sizeof *chunk->sums);
         _tile_loadd(1, others, sizeof *chunk->sums);
         _tile_loadd(2, sums + 16, sizeof *chunk->sums);

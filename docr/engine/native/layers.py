@@ -94,6 +94,7 @@ class Layers:
         assert all(rows.stride() == cache[0].stride() for rows in cache)
         assert cache[0].stride()[2:] == (D // self._heads, 1), cache[0].stride()
         assert x.shape == (1, R, D) and positions.shape == (1, R), (x.shape, positions.shape)
+        assert starts.dtype == torch.int64 and int(starts[-1]) == R, (starts, R)
         x, out = x.clone(memory_format=torch.contiguous_format), x.new_empty(1, R, D)
         experts, width = self._experts
         call(

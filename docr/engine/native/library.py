@@ -48,9 +48,13 @@ def load(folder: Path) -> ctypes.CDLL:
         Unavailable: it lacks what they need, or there is no compiler.
     """
     try:
+        AMX.check_processor()
+    except Unavailable:
+        return load_form(AVX512, folder)
+    try:
         return load_form(AMX, folder)
     except Unavailable as reason:
-        log.debug("without a matrix unit: %s", reason)
+        log.info("without the processor's matrix unit: %s", reason)
         return load_form(AVX512, folder)
 
 

@@ -174,6 +174,7 @@ def attend(
     assert keys.stride()[2:] == (hd, 1), keys.stride()
     assert values.stride() == keys.stride(), (values.stride(), keys.stride())
     assert positions.shape == (1, R), (positions.shape, R)
+    assert starts.dtype == torch.int64 and int(starts[-1]) == R, (starts, R)
     assert q.stride(3) == k.stride(3) == v.stride(3) == 1
     strides = [step for tensor in (q, k, v) for step in tensor.stride()[1:3]] + [*keys.stride()[:2]]
     out = q.new_empty(1, R, H, hd)
