@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from ctypes import CDLL
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -161,29 +162,30 @@ def _kernels() -> Check:
     """Whether docr's own kernels for CPUs can be compiled and loaded."""
     from docr.engine.native.library import has_amx, load
 
-    def form(folder: Path) -> str:
-        return " and its matrix unit (AMX)" if has_amx(load(folder)) else ""
+    def form(loaded: CDLL) -> str:
+        return " and its matrix unit (AMX)" if has_amx(loaded) else ""
 
-    return _compiled("kernels", form, "decoding takes about twice as long")
+    return _compiled("kernels", load, "decoding takes about twice as long", form)
 
 
 def _resizing() -> Check:
     """The same of what resizes pages."""
     from docr.modes.resample import CODE
 
-    def form(folder: Path) -> str:
-        CODE.load(folder)
-        return ""
-
-    return _compiled("resizing", form, "Pillow does it, in eight times the time")
+    return _compiled("resizing", CODE.load, "Pillow does it, in eight times the time")
 
 
-def _compiled(name: str, form: Callable[[Path], str], without: str) -> Check:
-    """Whether a part in C can be had from the cache's folder; `form` loads it and says which."""
+def _compiled(
+    name: str,
+    load: Callable[[Path], CDLL],
+    without: str,
+    form: Callable[[CDLL], str] = lambda loaded: "",
+) -> Check:
+    """Whether a part in C can be had, and in which form."""
     from docr.compiled import Unavailable, cache_folder
 
     try:
-        which = form(cache_folder())
+        which = form(load(cache_folder()))
     except Unavailable as reason:
         return Check(name, "warn", f"{without}: {reason}")
     return Check(name, "ok", f"compiled for this CPU{which}, kept in {cache_folder()}")

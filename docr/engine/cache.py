@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from docr.engine.model.decoder import attend, padded_count
+from docr.engine.model.native import FEW_ROWS
 from docr.engine.native import products
 from docr.engine.sequence import Sequence
 
@@ -19,9 +20,9 @@ KEY_STEP = 64
 """Where rows are much longer than their pages, decoding attends over a multiple of this many keys;
 those behind a page's end are masked."""
 
-EXACT, STEP = 128, 32
-"""Tokens up to which a step is as long as it is where docr's own kernels attend. With more it is
-rounded up: oneDNN may be asked for products, and keeps a kernel for each number of rows."""
+STEP = 32
+"""Where docr's own kernels attend, steps too long for its products are of a multiple of this many
+tokens: oneDNN may be asked for these, and keeps a kernel for each number of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,15 +173,15 @@ class Decoding:
         total, starts = sum(counts), np.cumsum([0, *counts])
         self._native = products.attends(rows[0])
         if self._native:
-            tokens = total if total <= EXACT else -(-total // STEP) * STEP
+            tokens = total if total <= FEW_ROWS else -(-total // STEP) * STEP
         else:
             tokens = padded_count(total)
+        starts[-1] = tokens
         order = np.minimum(np.arange(tokens), total - 1)  # the last one again
         pages = np.repeat(np.arange(len(counts)), counts)[order]
         within = order - starts[pages]
         positions = np.array(begins)[pages] + within
-        ends = np.array([*starts[:-1], tokens])
-        self.starts, self.positions = self._indexes(ends, positions[None])
+        self.starts, self.positions = self._indexes(starts, positions[None])
         if self._native:
             return
         # A row of tokens a page, 1, 2, 3, 5 or 9 of them, the last one repeated here, too.

@@ -104,8 +104,11 @@ INLINE __m512 scaled(int eight, const float sums[SIDE][SIDE], Matrix w, i64 n, i
     return _mm512_mul_ps(_mm512_mul_ps(row, _mm512_loadu_ps(scales)), _mm512_set1_ps(w.scales[n + i]));
 }
 
-/* A panel of `count` rows of as many bytes; the others are zeros. */
-static void pack(const char *const *rows, int count, i64 bytes, char *panel) {
+/* A panel of `count` rows of x, of so many bytes: those that `which` names, or those from `from` on.
+   The others are zeros. */
+static void pack(const char *x, i64 bytes, const i64 *which, i64 from, int count, char *panel) {
+    const char *rows[SIDE];
+    for (int i = 0; i < count; i++) rows[i] = x + (which ? which[i] : from + i) * bytes;
     for (i64 at = 0; at < bytes; at += LINE) {
         __m512i lines[SIDE];
         for (int i = 0; i < SIDE; i++)
@@ -123,13 +126,6 @@ INLINE void columns_of(int eight, const float sums[SIDE][SIDE], Matrix w, i64 n,
     for (int i = 0; i < SIDE; i++)
         columns[i] = (__m512i)rounded(scaled(eight, sums, w, n, i, scales));
     transpose(columns);
-}
-
-/* x [R,K], or its 8-bit form, as panels; the rows that `which` names, or those from its own on. */
-INLINE void pack_rows(const char *x, i64 bytes, const i64 *which, i64 from, int count, char *panel) {
-    const char *rows[SIDE];
-    for (int i = 0; i < count; i++) rows[i] = x + (which ? which[i] : from + i) * bytes;
-    pack(rows, count, bytes, panel);
 }
 
 INLINE int side_of(i64 left) { return left < SIDE ? (int)left : SIDE; }
@@ -150,8 +146,8 @@ INLINE int linear(int eight, const bf16 *x, Matrix w, bf16 *out, i64 R, i64 N, i
         }
 #pragma omp for
         for (i64 p = 0; p < panels; p++)
-            pack_rows(eight ? (char *)small : (const char *)x, bytes, NULL, p * SIDE,
-                      side_of(R - p * SIDE), packed + p * panel);
+            pack(eight ? (char *)small : (const char *)x, bytes, NULL, p * SIDE,
+                 side_of(R - p * SIDE), packed + p * panel);
         i64 begin, end;
         part_of(N, SIDE, &begin, &end);
         for (i64 n = begin; n < end; n += 2 * SIDE) {
@@ -371,8 +367,8 @@ INLINE int experts(int eight, const bf16 *x, const i64 *chosen, const float *sha
         for (i64 p = 0; p < (R <= SHARED ? (R + SIDE - 1) / SIDE : panels); p++) {
             const i64 *which = R <= SHARED ? NULL : call.panels[p].rows;
             const int count = which ? call.panels[p].count : side_of(R - p * SIDE);
-            pack_rows(eight ? (char *)small : (const char *)x, call.bytes, which, p * SIDE, count,
-                      call.packed + p * packed_bytes);
+            pack(eight ? (char *)small : (const char *)x, call.bytes, which, p * SIDE, count,
+                 call.packed + p * packed_bytes);
         }
         hide(eight, &call, row_of_expert(eight, down, top, D, F, begin));
 #pragma omp barrier
